@@ -1,0 +1,16 @@
+"""Profiles: whom the work is for."""
+from dataclasses import dataclass
+
+from server import Crud
+
+
+@dataclass
+class Profile:
+    name: str
+    note: str = ""
+
+
+class Profiles(Crud):
+    "Whom the work is for. The one in use owns what other apps keep."
+    table, selectable = Profile, True
+    samples = ("Home", "Work", "Acme Ltd", "Bakery Schmidt")

@@ -1,0 +1,19 @@
+"""Tasks: a to-do list."""
+from dataclasses import dataclass
+from datetime import date
+
+from server import Crud
+
+
+@dataclass
+class Task:
+    name: str
+    done: bool = False
+    due: date | None = None
+    note: str = ""
+
+
+class Tasks(Crud):
+    "A to-do list for the profile in use. Ask the assistant, or do it by hand."
+    table, per = Task, "profile"
+    samples = ("Water the roses", "Call the plumber", "Send the invoice", "Fix the bike")

