@@ -391,7 +391,7 @@ class Database:
     def _work(self) -> None:
         conn = self._own.db = fastlite.database(self.path)
         mac = "pragma fullfsync=1; pragma checkpoint_fullfsync=1;" if sys.platform == "darwin" else ""
-        conn.conn.execute(f"pragma synchronous=full; pragma foreign_keys=on; pragma busy_timeout=5000; {mac}")
+        conn.conn.execute(f"pragma synchronous=full; pragma foreign_keys=on; pragma busy_timeout=5000; pragma secure_delete=on; {mac}")
         while True:
             with self._wake:
                 while self._open and not self._jobs: self._wake.wait()
@@ -402,6 +402,7 @@ class Database:
 
     def _transact(self, conn: apsw.Connection, fn, args):
         try:
+            if fn == self.scrub: return fn(), None
             with conn: return fn(*args), None
         except BaseException as error:  # handed to whoever asked, with its traceback
             return None, error
@@ -451,6 +452,11 @@ class Database:
             session.table_filter(lambda name: name not in UNRECORDED)
             session.attach()
             yield lambda: None if session.is_empty else session.changeset()
+
+    def scrub(self) -> None:
+        "Rewrite the file without what was deleted, in the writer but outside any transaction"
+        self.conn.execute("vacuum")
+        self.conn.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def revert(self, changeset: bytes) -> None:
         "Apply the inverse of a changeset; raises ConflictError if something newer stands in the way"
@@ -1666,6 +1672,15 @@ def Toast(text: str, *more, kind: str = "info"):
     return Into("#toasts", Div(Span(text), *more, cls="toast", data_kind=kind))
 
 
+def FetchProgress(fetching: dict):
+    "How far the fetching of a model is, with Cancel"
+    name, done, total, rate = (fetching[k] for k in ("name", "done", "total", "rate"))
+    left = f", {(total - done) / rate:.0f} s left" if rate else ""
+    return Span(f"Fetching {shorten(name, 40)} ", Progress(value=str(done), max=str(total), aria_label=f"Fetching {name}"),
+                f" {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:.1f} MB/s{left} ",
+                ActionButton("Cancel", "model.stop", cls="quiet"), cls="fetching")
+
+
 def Menu(id: str, label: str, title: str, *items):
     "A drop-down menu in the bar"
     return Details(Summary(label, title=title, aria_label=f"{title}: {label}"), Ul(*(Li(i) for i in items)), cls="menu", id=id)
@@ -1789,6 +1804,7 @@ class Call:
     approval: int | None = None
     actor: str = ""
     outside: bool = False
+    journal: int | None = None      # set once a long action has begun
 
 
 @dataclass
@@ -1936,7 +1952,8 @@ class Keyboard:
         `args` as JSON would give them. Returns an Outcome; raises PianolaError (see its tree) when it did not happen.
         A caller that goes away does not stop it.
         """
-        call = dataclasses.replace(call or Call(), actor=actor)
+        call = call or Call()
+        call.actor = actor
         task = asyncio.ensure_future(self._perform(actor, self.find(name), args or {}, call))
         return await asyncio.shield(task)
 
@@ -1963,7 +1980,7 @@ class Keyboard:
             args = key.resolve(form) if key.resolve else form
             result = key.run(**args)
             changeset = changes() if key.undo else None
-        event = Event(0, actor, key.app, key.name, args, True, result, undoable=changeset is not None, call=call)
+        event = Event(0, actor, key.app, key.name, given(key, args), True, result, undoable=changeset is not None, call=call)
         event.journal = self._record(event, "done", changeset)
         self._close_approval(call.approval, "allowed", event.journal)
         self._tell(key, event)
@@ -1971,8 +1988,8 @@ class Keyboard:
 
     async def _long(self, actor: Actor, key: Action, form: dict, call: Call) -> Outcome:
         args = await asyncio.to_thread(key.resolve, form) if key.resolve else form
-        event = Event(0, actor, key.app, key.name, args, True, call=call)
-        event.journal = await self.db.write(self._begin, event)
+        event = Event(0, actor, key.app, key.name, given(key, args), True, call=call)
+        event.journal = call.journal = await self.db.write(self._begin, event)
         self._running[event.journal] = asyncio.current_task()
         try: event.result = await key.run(**args)
         except (Exception, asyncio.CancelledError) as error:  # as above: a long action's failure is kept too
@@ -1999,7 +2016,7 @@ class Keyboard:
 
     async def _failed(self, actor: Actor, key: Action, form: dict, call: Call, error: Exception) -> PianolaError:
         failure = _as_failure(key, error)
-        event = Event(0, actor, key.app, key.name, form, False, error=str(failure), call=call)
+        event = Event(0, actor, key.app, key.name, given(key, form), False, error=str(failure), call=call)
         def record():
             event.journal = self._record(event, "failed")
             self._close_approval(call.approval, "failed", event.journal)
@@ -2027,7 +2044,7 @@ class Keyboard:
         for listen in self.listeners: listen(event)
 
     async def _ask(self, actor: Actor, key: Action, form: dict, call: Call) -> Outcome:
-        args = await asyncio.to_thread(key.resolve, form) if key.resolve else form
+        args = given(key, await asyncio.to_thread(key.resolve, form) if key.resolve else form)
         expires = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=APPROVAL_HOURS)).isoformat()
         id = await self.db.write(lambda: self.db.insert(
             "approval", created=now(), expires=expires, actor=actor, action=key.name, args=to_json(args), turn=call.turn,
@@ -2071,6 +2088,12 @@ def validate(key: Action, args: dict) -> dict:
         raise InvalidError(f"{key.name} cannot take these arguments: {said}.", fields=fields) from None
     values = {name: getattr(form, name) for name in type(form).model_fields}
     return {n: v.model_dump(exclude_unset=True) if isinstance(v, BaseModel) else v for n, v in values.items()}
+
+
+def given(key: Action, args: dict) -> dict:
+    "The arguments that say something: not those left at their default"
+    fields = key.form.model_fields
+    return {n: v for n, v in args.items() if n not in fields or fields[n].is_required() or v != fields[n].default}
 
 
 def _sound(args) -> dict:
@@ -2806,6 +2829,7 @@ class Chat:
         try:
             async with self.models.using(turn.model) as model:
                 turn.way = model.way
+                if not model.local and not await self._consented(turn): return
                 await {"guided": self._guided, "tools": self._tools, "json": self._json}[turn.way](turn, model)
         except asyncio.CancelledError: state = "stopped"
         except PianolaError as error: state = await self._fail(turn, error)
@@ -2813,10 +2837,18 @@ class Chat:
             logger.opt(exception=error).error("The reply failed")
             state = await self._fail(turn, PianolaError(f"The reply failed: {type(error).__name__}.", "The log has the traceback."))
         if self.reply: await self._close(state)
-        usage = self.last_usage or Usage("none")
+        usage = self.last_usage or Usage()
         turn.tell({"done": {"state": state, "model": self.models.current, "tokens_in": usage.tokens_in,
                             "tokens_cached": usage.tokens_cached, "tokens_out": usage.tokens_out}})
         self.tabs.send(*self.status_parts())
+
+    async def _consented(self, turn: Turn) -> bool:
+        "A model on another machine: asked once in a conversation, before anything is sent"
+        name = turn.model or self.models.current
+        if chosen.get("consent") == name: return True
+        await self.keyboard.perform("model", "model.use", {"model": name}, Call(turn.tab, turn.message, turn.message))
+        turn.tell({"done": {"state": "waiting", "model": name, "tokens_in": 0, "tokens_cached": 0, "tokens_out": 0}})
+        return False
 
     async def _open(self, turn: Turn) -> Reply:
         meta = {"model": turn.model or self.models.current}
@@ -2856,6 +2888,7 @@ class Chat:
         app = self.apps.get(name)
         if not app: return
         text = self.piano.describe(app, turn.way)
+        if store: text += "\nWhat the person has told you: " + "; ".join(f"{k}: {shorten(store[k])}" for k in itertools.islice(store, 20)) + "."
         start = int(chosen.get("context_start", 0))
         last = self.db.one("select content from message where kind='prompt' and app is not null and id >= ? order by id desc", start)
         if last and last["content"] == text: return
@@ -3023,7 +3056,7 @@ class Chat:
         room = self.models.context_length
         used = context.tokens if context else 0
         return Footer(Span(self.models.current or "no model", cls="model"), Span(speed), Span(self.models.note, cls="muted"),
-                      Span(cls="spacer"),
+                      FetchProgress(self.models.fetching) if self.models.fetching else "", Span(cls="spacer"),
                       A(f"context {used:,} of {room:,}", href="/context", target="_blank", title="What the model was last sent"),
                       Progress(value=str(used), max=str(room), aria_label="Context used"),
                       ActionButton("Poke", "chat.poke", cls="quiet", title="Let the assistant say something"), id="status")
@@ -3090,6 +3123,7 @@ class ChatApp(App):
     @action("chat.clear", danger="person", heard=False)
     def clear(self):
         "Clear the chat; Undo brings it back"
+        if "consent" in chosen: del chosen["consent"]
         return {"messages": here().conversation.clear()}
 
 
@@ -3636,6 +3670,14 @@ async def keep_upload(name: str, source) -> dict:
     return row
 
 
+async def keep_text(name: str, text: str) -> dict:
+    "Keep a text we made as a file that `/file/{id}` gives"
+    class Source:
+        parts = [text.encode()]
+        async def read(self, size): return self.parts.pop() if self.parts else b""
+    return await keep_upload(name, Source())
+
+
 def upload_path(id: str) -> tuple[Path, str]:
     "Where an upload lies and what the person called it; raises UnknownError"
     row = here().db.one("select * from upload where id=?", id)
@@ -3664,7 +3706,7 @@ async def do_action(req: Request):
         task = asyncio.ensure_future(p.keyboard.perform(actor_of(req.headers), name, args, call))
         if key.long and req.query_params.get("wait") != "1": await asyncio.wait([task], timeout=1)
         else: await asyncio.wait([task])
-        if not task.done(): return Response(status_code=204) if "hx-request" in req.headers else JSONResponse({"ok": True, "job": True})
+        if not task.done(): return Response(status_code=204) if "hx-request" in req.headers else JSONResponse({"ok": True, "job": call.journal})
         outcome = task.result()
     except PianolaError as error: return error_reply(req, error)
     if "hx-request" in req.headers: return Response(status_code=204)
@@ -3897,6 +3939,17 @@ class Pianola:
     def _show_tables(self) -> None:
         show_table("apps", [{"app": a.name, "title": a.title} for a in self.plugins.apps.values()])
         show_table("keyboard", [{"action": k.name, "danger": k.danger, "does": k.doc} for k in self.keyboard.actions.values()])
+
+    async def forget(self, before: str) -> dict:
+        "Delete what was recorded before a moment, and leave no trace of it on the disk"
+        def delete() -> int:
+            count = self.db.one("select count(*) as n from journal where at < ?", before)["n"]
+            self.db.do("delete from journal where at < ?", before)
+            for table in ("message", "approval"): self.db.do(f"delete from {table} where created < ?", before)
+            return count
+        count = await self.db.write(delete)
+        await self.db.write(self.db.scrub)
+        return {"forgotten": count}
 
     async def _model_arrived(self, name: str) -> None:
         await self.chat.broadcast(f"The model **{name}** has arrived and takes over from here.")

@@ -49,6 +49,6 @@ class Journal(App):
             if tab.view.app == self.name: tab.view.filters["before"] = str(before)
 
     @action("journal.forget", danger="person", undo=False, heard=False)
-    def forget(self, before: dt.date):
+    async def forget(self, before: dt.date):
         "Delete journal and conversation before a day, for good"
-        return here().forget(dt.datetime.combine(before, dt.time()).astimezone(dt.UTC).isoformat())
+        return await here().forget(dt.datetime.combine(before, dt.time()).astimezone(dt.UTC).isoformat())

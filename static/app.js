@@ -3,7 +3,7 @@
 "use strict";
 (() => {
 const root = document.documentElement;
-let shown, mark = "", away, recalled = 0, following = true, fromEnd = 0, changes = [];   // all the state there is
+let shown, mark = "", away, recalled = 0, following = true, top = 0, fromEnd = 0, changes = [];   // all the state there is
 const $ = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
 const on = (type, fn, capture) => document.addEventListener(type, fn, capture);
@@ -36,7 +36,7 @@ when("click", "#theme", (button) => {
     setLook({auto: "light", light: "dark", dark: "matrix", matrix: "auto"}[look()]);
     act("settings.set", {key: "theme", value: look()}, button);
 });
-// ---- One column: which of the two panes is seen. Whatever has data-pane="left" or "right" shows that pane when pressed.
+// ---- One column: which pane is seen. Whatever has data-pane="left" or "right" shows that pane when pressed.
 function showPane(name) {
     root.dataset.pane = name;
     all("#panes button").forEach((b) => { b.ariaPressed = b.dataset.pane === name; delete b.dataset.news; });
@@ -65,7 +65,6 @@ on("htmx-config-request", ({detail: {ctx}}) => {
 });
 on("htmx-after-request", ({detail: {ctx: {response, sourceElement: elt}}}) => {
     if (response.status >= 400) return refused(elt);
-    if (!elt.matches("form")) return;
     elt.querySelectorAll(".error").forEach((small) => { small.textContent = ""; });
     if (elt.matches("[data-reset]")) { elt.reset(); elt.querySelector("input, select, textarea")?.focus(); }
 });
@@ -74,7 +73,7 @@ function refused(elt) {   // the page shows what the server holds again
     if (elt.matches?.(".handle")) act("app.open", {app: $("grid-left").dataset.app});
 }
 on("htmx-error", ({target}) => refused(target));
-// ---- Swaps: a morph keeps what a person holds (open menus, half-typed text, styles set here); ticks follow the server.
+// ---- Swaps: a morph keeps what a person holds (open menus, half-typed text, styles set here); ticks follow the server
 htmx.registerExtension("pianola", {
     htmx_before_morph_attr: (elt, {attrName: a}) => a !== "style" && !(a === "open" && elt.matches(".menu, .events")),
     htmx_before_morph_node(old, {newNode}) {
@@ -180,18 +179,19 @@ when("keydown", "#palette-input", (input, e) => listKey(e, $("palette-list"), ()
 when("click", "#open-palette", openPalette);
 when("click", "#palette", (palette, e) => e.target === palette && palette.close());
 // ---- Following: the list stays at its end while words come, unless one has scrolled up; older ones load in place.
-function follow() {
+function follow() {   // once a frame, however many words came
     const list = $("msg-list"), inside = changes.filter((r) => list.contains(r.target));
     const above = inside.some((r) => r.target === list && r.nextSibling && r.addedNodes.length);
     if (following || above) list.scrollTop = list.scrollHeight - (following ? 0 : fromEnd);
     else if (inside.length) $("newer").hidden = false;
-    if (inside.length && root.dataset.pane === "left") all("#panes :last-child").forEach((b) => { b.dataset.news = ""; });
+    if (inside.length && root.dataset.pane === "left") all("#panes :last-child").forEach((b) => b.dataset.news = "");
     changes = [];
 }
 on("scroll", ({target: list}) => {
     if (list.id !== "msg-list") return;
     fromEnd = list.scrollHeight - list.scrollTop;
-    following = fromEnd - list.clientHeight < 40;
+    following = fromEnd - list.clientHeight < 40 || following && list.scrollTop >= top;   // only going up ends it
+    top = list.scrollTop;
     if (following) $("newer").hidden = true;
 }, true);
 when("click", "#newer", () => { following = true; follow(); });
@@ -234,9 +234,7 @@ on("change", (e) => e.target.matches(".cell") && untouched(e.target) && e.stopPr
 on("click", ({target}) => all(".menu[open]").forEach((menu) => {
     menu.open = menu.contains(target) && !target.closest("a, button");
 }));
-when("keydown", ".menu[open]", (menu, {key}) => {
-    if (key === "Escape") { menu.open = false; menu.firstElementChild.focus(); }
-});
+when("keydown", ".menu[open]", (m, e) => { if (e.key === "Escape") { m.open = false; m.firstElementChild.focus(); } });
 on("keydown", (e) => {
     if ((e.ctrlKey || e.metaKey) && e.key.toLowerCase() === "k") { e.preventDefault(); openPalette(); }
     if (e.altKey && e.code === "KeyM") { e.preventDefault(); act("model.cycle"); }
@@ -244,10 +242,8 @@ on("keydown", (e) => {
 on("DOMContentLoaded", () => {
     arrive(); setLook(look()); setSplit(); showPane("left"); sortables(); follow();
     write(sessionStorage.getItem("pianola-draft") || "");
-    new ResizeObserver(() => follow()).observe($("msg-list"));
-    new MutationObserver((records) => {
-        if (!changes.length) requestAnimationFrame(follow);   // one layout a frame, however many words came
-        changes.push(...records);
-    }).observe($("grid-right"), {childList: true, subtree: true, characterData: true});
+    const notice = (records) => { if (!changes.length) requestAnimationFrame(follow); changes.push(...records); };
+    new MutationObserver(notice).observe($("grid-right"), {childList: true, subtree: true, characterData: true});
+    new ResizeObserver(follow).observe($("msg-list"));
 });
 })();
