@@ -9,7 +9,7 @@ It is not a multi-user server, not a JavaScript framework, not a cloud client. O
 
     python server.py                 # serve on http://localhost:5001
     python server.py doctor          # what works on this machine, and what to do about the rest
-    python server.py new app NAME    # write a plugin that works
+    python server.py new app NAME    # write a plugin that works (verbs like these come from plugins)
     python server.py -v              # tell everything: phases, replies, played actions
 
 Read it top to bottom, or search for the word `figlet` to walk from banner to banner:
@@ -679,7 +679,7 @@ def _heard_text(heard: list[dict]) -> str:
     return "".join(part + "\n\n" for part in parts)
 
 
-def event_line(action: str, args: dict, by: str, ok: bool, **more) -> str:
+def eventone_line(action: str, args: dict, by: str, ok: bool, **more) -> str:
     "One action as the model hears it: the syntax it must speak, and who and how it went, which keep an echo from being played"
     return to_json({"action": action, "args": {k: _brief(v) for k, v in args.items()}, "by": by, "ok": ok, **more})
 
@@ -796,7 +796,7 @@ class OllamaProvider(Provider):
 
     def __init__(self, host: str | None = None):
         self.host = host or os.getenv("OLLAMA_HOST") or "127.0.0.1:11434"
-        self.local = _is_loopback(self.host)
+        self.local = is_local_address(self.host)
         self._cards: dict[str, ModelInfo] = {}      # by digest: what /api/show said
         self._made = None
 
@@ -815,16 +815,14 @@ class OllamaProvider(Provider):
 
     async def _card(self, m) -> ModelInfo:
         "What a model can do, asked once. A model of a few hundred bytes is a stub: it runs in Ollama's cloud"
-        if m.digest and m.digest in self._cards:
-            return self._cards[m.digest]
+        if m.digest and m.digest in self._cards: return self._cards[m.digest]
         show = await self.client.show(m.model)
         facts, size = show.modelinfo or {}, int(m.size or 0)
         context = next((v for k, v in facts.items() if k.endswith(".context_length") and isinstance(v, int)), 0)
         info = ModelInfo(m.model, self.name, size, _billions(m.details and m.details.parameter_size), context,
                          frozenset(show.capabilities or ()) | {"schema"},
                          self.local and size > 1_000_000 and not re.search(r"[:-]cloud$", m.model))
-        if m.digest:
-            self._cards[m.digest] = info
+        if m.digest: self._cards[m.digest] = info
         return info
 
     async def stream(self, model, messages, *, tools=None, schema=None, options=Options()):
@@ -834,7 +832,7 @@ class OllamaProvider(Provider):
         with self._errors(model):
             parts = await self.client.chat(model, _ollama_messages(messages), tools=tools, format=schema, stream=True,
                                            think=think, options={k: v for k, v in wanted.items() if v is not None})
-            async with contextlib.aclosing(_paced(parts, self.first, self.between)) as parts:
+            async with contextlib.aclosing(paced(parts, self.first, self.between)) as parts:
                 async for part in parts:
                     finished = part.done or finished
                     yield _ollama_chunk(part, started)
@@ -845,13 +843,12 @@ class OllamaProvider(Provider):
         "Ollama's own progress lines while it fetches a model"
         with self._errors(name):
             parts = await self.client.pull(name, stream=True)
-            async with contextlib.aclosing(_paced(parts, self.first, self.between)) as parts:
+            async with contextlib.aclosing(paced(parts, self.first, self.between)) as parts:
                 async for part in parts:
                     yield part
 
     async def close(self):
-        if self._made:
-            await self._made.close()
+        if self._made: await self._made.close()
 
     @contextlib.contextmanager
     def _errors(self, model: str = "a model"):
@@ -865,7 +862,7 @@ class OllamaProvider(Provider):
             raise ModelError(f"Ollama does not answer at {self.host}.",
                              "Start it with `ollama serve`, or choose the embedded model.") from None
         except TimeoutError:
-            raise _silent(model, self.between) from None
+            raise silent(model, self.between) from None
         except httpx.HTTPError:
             raise ModelError(f"Ollama's connection broke in the middle of {model}'s reply.", "Ask again.") from None
         except (ValueError, AttributeError):        # a line that is no JSON, or no object
@@ -879,8 +876,7 @@ def _ollama_client():
     class Client(AsyncClient):
         "The official client, which has no `truncate`: without it Ollama cuts a long prompt silently"
         async def _request(self, cls, *args, **kw):
-            if args[-1] == "/api/chat":
-                kw["json"]["truncate"] = False
+            if args[-1] == "/api/chat": kw["json"]["truncate"] = False
             return await super()._request(cls, *args, **kw)
     return Client
 
@@ -908,7 +904,7 @@ def _ollama_chunk(part, started: float) -> Chunk:
 
 
 def _ollama_error(e, model: str) -> ModelError:
-    said = _line(e.error)
+    said = one_line(e.error)
     if e.status_code == 404:
         return ModelError(f"Ollama has no model {model}.", "Pull it, or choose another in the model menu.")
     if e.status_code == 403:
@@ -919,8 +915,7 @@ def _ollama_error(e, model: str) -> ModelError:
                           "Ask again: it reloads the model by itself.")
     if "does not support" in said:
         return ModelError(f"Ollama says: {said}", "Choose another way to play, or another model, in the model menu.")
-    if re.search(r"context|too long|exceed", said):
-        return _too_long(model)
+    if re.search(r"context|too long|exceed", said): return too_long(model)
     return ModelError(f"Ollama says ({e.status_code}): {said}", "Ask again, or choose another model.")
 
 
@@ -949,8 +944,7 @@ class EmbeddedProvider(Provider):
         "The file of a short name, or of a path as in `embedded//path/to.gguf`"
         spec = MODELS.get(model)
         path = self.folder / spec.file if spec else Path(model).expanduser()
-        if path.is_file() and (spec or path.suffix == ".gguf"):
-            return path
+        if path.is_file() and (spec or path.suffix == ".gguf"): return path
         raise ModelError(f"The embedded model {model} is not on this machine.",
                          "Fetch it in the model menu, or choose another.")
 
@@ -962,8 +956,7 @@ class EmbeddedProvider(Provider):
 
     async def _switch(self, path: str, context: int, spec: ModelSpec | None):
         async with self._lock:
-            if self.loaded[0] == path and self.loaded[1] >= context:
-                return
+            if self.loaded[0] == path and self.loaded[1] >= context: return
             while self._users:
                 self._idle.clear()
                 await self._idle.wait()
@@ -990,22 +983,21 @@ class EmbeddedProvider(Provider):
             await self._http.aclose()       # ends running replies: the server would speak them to the end first
         box, self._server, self._http, self.loaded = [self._server], None, None, ("", 0)
         await asyncio.to_thread(box.clear)
-        if self._home:
-            shutil.rmtree(self._home, ignore_errors=True)
+        if self._home: shutil.rmtree(self._home, ignore_errors=True)
 
     async def stream(self, model, messages, *, tools=None, schema=None, options=Options()):
         started = time.monotonic()
         await self.load(model, options.context)
         self._users += 1
         try:
-            body = _openai_body(model, messages, tools, schema, options)
+            body = openai_body(model, messages, tools, schema, options)
             body |= {"id_slot": self.SLOTS[options.slot], "cache_prompt": True}
             body |= {"chat_template_kwargs": {"enable_thinking": options.think}} if options.think is not None else {}
-            async with contextlib.aclosing(_paced(self._lines(body, model), self.first, self.between)) as lines:
-                async for chunk in _openai_chunks(lines, started):
+            async with contextlib.aclosing(paced(self._lines(body, model), self.first, self.between)) as lines:
+                async for chunk in openai_chunks(lines, started):
                     yield chunk
         except TimeoutError:
-            raise _silent(model, self.between) from None
+            raise silent(model, self.between) from None
         except httpx.HTTPError:
             raise ModelError(f"The embedded model {model} was stopped in the middle of its reply.",
                              "Ask again.") from None
@@ -1015,20 +1007,17 @@ class EmbeddedProvider(Provider):
 
     async def _lines(self, body: dict, model: str) -> AsyncIterator[dict]:
         async with self._http.stream("POST", "/v1/chat/completions", json=body) as response:
-            if response.status_code != 200:
-                raise _llama_error(await response.aread(), model)
+            if response.status_code != 200: raise _llama_error(await response.aread(), model)
             async for line in response.aiter_lines():
                 if line.startswith("error:") or '"error":' in line[:16]:
                     raise _llama_error(line.partition(":")[2].encode(), model)
-                if line.startswith("data: {"):
-                    yield json.loads(line[6:])
+                if line.startswith("data: {"): yield json.loads(line[6:])
 
     async def warm(self, model, messages, *, options=Options(slot="play")) -> Usage:
         "Reads a prompt into a slot's cache, saying nothing"
         options = Options(options.context, 0.0, 1, options.slot)
         async for chunk in self.stream(model, messages, options=options):
-            if chunk.usage:
-                return chunk.usage
+            if chunk.usage: return chunk.usage
         raise ModelError(f"The embedded model {model} read nothing.", "Ask again.")
 
     async def close(self):
@@ -1047,10 +1036,8 @@ def _start_llama(path: str, context: int, home: Path | None, key: str):
     p.n_batch = p.n_ubatch = 256        # a stop while the prompt is read waits for one batch: 1.6 s, and not 13
     p.cpuparams.n_threads = p.cpuparams_batch.n_threads = psutil.cpu_count(logical=False) or os.cpu_count() or 2
     p.cache_ram_mib, p.ui, p.endpoint_slots, p.verbosity, p.cors_origins = 256, False, False, -1, "null"
-    if home:
-        p.hostnames = [str(home / "llm.sock")]
-    else:
-        p.hostnames, p.port, p.api_keys = ["127.0.0.1"], 0, [key]
+    if home: p.hostnames = [str(home / "llm.sock")]
+    else: p.hostnames, p.port, p.api_keys = ["127.0.0.1"], 0, [key]
     try:
         return xllamacpp.Server(p)
     except RuntimeError:
@@ -1064,92 +1051,11 @@ def _llama_error(body: bytes, model: str) -> ModelError:
         error = error.get("error", error)
     except (ValueError, AttributeError):
         error = {"message": body.decode(errors="replace")}
-    if error.get("type") == "exceed_context_size_error":
-        return _too_long(model)
-    return ModelError(f"The embedded model says: {_line(error.get('message', error))}", "Ask again.")
+    if error.get("type") == "exceed_context_size_error": return too_long(model)
+    return ModelError(f"The embedded model says: {one_line(error.get('message', error))}", "Ask again.")
 
 
-class OpenAIProvider(Provider):
-    "Any server that speaks OpenAI's language, through the official client. The key is shown nowhere"
-    name = "openai"
-
-    def __init__(self, base_url: str | None = None, api_key: str | None = None):
-        self.base_url = base_url or os.getenv("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-        self.local = _is_loopback(self.base_url)
-        self._key = pydantic.SecretStr(api_key or os.getenv("OPENAI_API_KEY") or "none")
-        self._made = None
-
-    @property
-    def client(self):
-        if self._made is None:
-            import openai       # late: half a second
-            # NOTE: no retries: nothing is sent twice unasked
-            self._made = openai.AsyncOpenAI(
-                base_url=self.base_url, api_key=self._key.get_secret_value(), max_retries=0, timeout=None,
-                http_client=openai.DefaultAsyncHttpxClient(trust_env=not self.local, follow_redirects=False))
-        return self._made
-
-    async def models(self) -> list[ModelInfo]:
-        with self._errors("a model"):
-            async with asyncio.timeout(10):
-                found = (await self.client.models.list()).data
-        able = frozenset({"completion", "tools", "schema"})
-        return [ModelInfo(m.id, self.name, 0, 0, (m.model_extra or {}).get("max_model_len") or 0, able, self.local)
-                for m in found]
-
-    async def stream(self, model, messages, *, tools=None, schema=None, options=Options()):
-        started = time.monotonic()
-        body = _openai_body(model, messages, tools, schema, options)
-        if "api.openai.com" in self.base_url and "max_tokens" in body:
-            body["max_completion_tokens"] = body.pop("max_tokens")      # its newer models refuse the old name
-        with self._errors(model):
-            async with contextlib.aclosing(_paced(self._parts(body), self.first, self.between)) as parts:
-                async for chunk in _openai_chunks(parts, started):
-                    yield chunk
-
-    async def _parts(self, body: dict) -> AsyncIterator[dict]:
-        async with await self.client.chat.completions.create(**body) as parts:
-            async for part in parts:
-                yield part.model_dump(exclude_unset=True)
-
-    async def close(self):
-        if self._made:
-            await self._made.close()
-
-    @contextlib.contextmanager
-    def _errors(self, model: str):
-        import openai       # late: half a second
-        try:
-            yield
-        except (openai.AuthenticationError, openai.PermissionDeniedError):      # their text may hold half the key
-            raise ModelError(f"The server at {self._host} refused the key.", "Check OPENAI_API_KEY.") from None
-        except openai.NotFoundError:
-            raise ModelError(f"The server at {self._host} has no model {model}.", "Choose another model.") from None
-        except openai.APIStatusError as e:
-            raise self._status_error(e, model) from None
-        except (TimeoutError, openai.APITimeoutError):
-            raise _silent(model, self.between) from None
-        except openai.APIConnectionError:
-            raise ModelError(f"No answer, or half of one, from {self._host}.",
-                             "Check OPENAI_BASE_URL and that the server runs.") from None
-        except (openai.OpenAIError, ValueError) as e:
-            raise ModelError(f"The server at {self._host} broke off: {self._clean(e)}", "Ask again.") from None
-
-    def _status_error(self, e, model: str) -> ModelError:
-        said = self._clean(e)
-        if e.status_code == 400 and re.search(r"context.{0,20}(length|size|window)|too long", said):
-            return _too_long(model)
-        return ModelError(f"The server at {self._host} says ({e.status_code}): {said}", "Ask again, or choose another.")
-
-    def _clean(self, e) -> str:
-        return _line(getattr(e, "message", "") or e).replace(self._key.get_secret_value(), "***")
-
-    @property
-    def _host(self) -> str:
-        return urlsplit(self.base_url).netloc.rpartition("@")[2]
-
-
-def _openai_body(model: str, messages: list[dict], tools, schema, options: Options) -> dict:
+def openai_body(model: str, messages: list[dict], tools, schema, options: Options) -> dict:
     "A request in OpenAI's words: arguments are a JSON string, a result names its call"
     def one(m):
         out = {"role": m["role"], "content": m.get("content") or ""}
@@ -1159,18 +1065,14 @@ def _openai_body(model: str, messages: list[dict], tools, schema, options: Optio
         return out | ({"tool_call_id": m.get("call_id") or ""} if m["role"] == "tool" else {})
     body = {"model": model, "messages": [one(m) for m in messages], "stream": True,
             "stream_options": {"include_usage": True}}
-    if tools:
-        body["tools"] = tools
-    if schema:
-        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}
-    if options.temperature is not None:
-        body["temperature"] = options.temperature
-    if options.max_tokens is not None:
-        body["max_tokens"] = options.max_tokens
+    if tools: body["tools"] = tools
+    if schema: body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}
+    if options.temperature is not None: body["temperature"] = options.temperature
+    if options.max_tokens is not None: body["max_tokens"] = options.max_tokens
     return body
 
 
-async def _openai_chunks(parts: AsyncIterator[dict], started: float) -> AsyncIterator[Chunk]:
+async def openai_chunks(parts: AsyncIterator[dict], started: float) -> AsyncIterator[Chunk]:
     "Our chunks from OpenAI's: tool calls are gathered from their pieces, the usage comes last"
     calls, usage, spoke, reason = {}, {}, 0.0, ""
     async for part in parts:
@@ -1183,10 +1085,8 @@ async def _openai_chunks(parts: AsyncIterator[dict], started: float) -> AsyncIte
             if chunk.text or chunk.thinking:
                 spoke = spoke or time.monotonic()
                 yield chunk
-    if not reason:
-        raise ModelError("The connection ended in the middle of the reply.", "Ask again.")
-    if calls:
-        yield Chunk(calls=[{**c, "args": _parse_args(c["args"])} for c in calls.values()])
+    if not reason: raise ModelError("The connection ended in the middle of the reply.", "Ask again.")
+    if calls: yield Chunk(calls=[{**c, "args": _parse_args(c["args"])} for c in calls.values()])
     yield Chunk(usage=_openai_usage(usage, reason, started, spoke))
 
 
@@ -1214,7 +1114,7 @@ def _openai_usage(part: dict, reason: str, started: float, spoke: float) -> Usag
     return Usage(reason, usage.get("prompt_tokens") or 0, cached, out, now - started, rate=max(rate, 0.0))
 
 
-async def _paced(parts: AsyncIterator, first: float, between: float) -> AsyncIterator:
+async def paced(parts: AsyncIterator, first: float, between: float) -> AsyncIterator:
     "The same parts; TimeoutError after `first` seconds of silence, later after `between`. Closing it closes them"
     async with contextlib.aclosing(parts):
         wait = first
@@ -1228,21 +1128,21 @@ async def _paced(parts: AsyncIterator, first: float, between: float) -> AsyncIte
             wait = between
 
 
-def _silent(model: str, seconds: float) -> ModelError:
+def silent(model: str, seconds: float) -> ModelError:
     return ModelError(f"{model} said nothing for {seconds:.0f} seconds.",
                       "Ask again, or choose a smaller model: this one may be too big for this machine.")
 
 
-def _too_long(model: str) -> ModelError:
+def too_long(model: str) -> ModelError:
     return ModelError(f"This conversation is too long for {model}.",
                       "Clear the chat, or raise the context length in the settings.")
 
 
-def _line(text) -> str:
+def one_line(text) -> str:
     return shorten(" ".join(str(text).split()))
 
 
-def _is_loopback(address: str) -> bool:
+def is_local_address(address: str) -> bool:
     "Whether an address, as OLLAMA_HOST or a URL, is this machine. 0.0.0.0 means it too"
     host = urlsplit("//" + address.rpartition("://")[2]).hostname or "127.0.0.1"
     try:
@@ -1260,34 +1160,28 @@ def _billions(text: str | None) -> float:
 
 def _file_info(path: Path, spec: ModelSpec | None) -> ModelInfo:
     size, able = path.stat().st_size, frozenset({"completion", "schema"})
-    if spec:
-        return ModelInfo(spec.name, "embedded", size, spec.params, spec.context, able)
+    if spec: return ModelInfo(spec.name, "embedded", size, spec.params, spec.context, able)
     return ModelInfo(str(path), "embedded", size, round(size / 0.65e9, 2), 0, able)     # 4 or 5 bits a weight
 
 
 def choose_way(info: ModelInfo) -> str:
     """How a model plays unless told otherwise: "guided", "tools" or "json"."""
     params = info.params or info.size / 0.65e9
-    if "schema" not in info.capabilities:
-        return "tools" if "tools" in info.capabilities else "json"
-    if info.provider == "openai" or "tools" in info.capabilities and (params >= 4 or not params):
-        return "tools"
+    if "schema" not in info.capabilities: return "tools" if "tools" in info.capabilities else "json"
+    if info.provider == "openai" or "tools" in info.capabilities and (params >= 4 or not params): return "tools"
     return "guided"
 
 
 def fits(model: ModelSpec | ModelInfo) -> str:
     "One sentence: whether a model will fit in memory, and about how fast it is"
-    if not getattr(model, "local", True):
-        return "It runs on another machine and needs no memory here."
+    if not getattr(model, "local", True): return "It runs on another machine and needs no memory here."
     spec = MODELS.get(model.name, model)
     need = getattr(spec, "memory", 0) or model.size * 1.25 + 300e6
     free = psutil.virtual_memory().available
     speed = getattr(spec, "speed", 0) or 1 / (model.size / 35e9 + 0.004)
-    if not model.size:
-        return "Its size is unknown, so whether it fits is too."
+    if not model.size: return "Its size is unknown, so whether it fits is too."
     about = f"about {need / 1e9:.1f} GB of the {free / 1e9:.1f} GB free"
-    if need > free:
-        return f"It does not fit: it needs {about}."
+    if need > free: return f"It does not fit: it needs {about}."
     return f"It fits, needing {about}; about {speed:.0f} tokens a second without a graphics card."
 
 
@@ -1297,8 +1191,7 @@ def is_verified(path: Path | str, sha256: str, remember: bool = True) -> bool:
     stat, note = path.stat(), path.with_name(path.name + ".ok")
     answer = f"{sha256} {stat.st_size} {stat.st_mtime_ns}"
     with contextlib.suppress(OSError):
-        if note.read_text() == answer:
-            return True
+        if note.read_text() == answer: return True
     with open(path, "rb") as f:
         right = hashlib.file_digest(f, "sha256").hexdigest() == sha256
     if right and remember:
@@ -1311,7 +1204,7 @@ class Playing:
     "A model at work for one turn: where it runs, how it plays, how much it can read"
 
     def __init__(self, provider: Provider, info: ModelInfo):
-        self.provider, self.info, self.local = provider, info, provider.local
+        self.provider, self.info, self.local = provider, info, provider.local and info.local
         self.way = chosen["way"] if chosen["way"] != "auto" else choose_way(info)
         self.context = min(chosen["context"], info.context or chosen["context"])
         self.budget = self.context - 1024  # room for the reply
@@ -1335,8 +1228,6 @@ class Models:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.providers: dict[str, Provider] = {"ollama": OllamaProvider(settings.ollama_host), "embedded": EmbeddedProvider(settings.models)}
-        if settings.openai_base_url or settings.openai_api_key:
-            self.providers["openai"] = OpenAIProvider(settings.openai_base_url, settings.openai_api_key)
         self.found: list[ModelInfo] = []
         self.current, self.note, self.fetching = "", "", {}
         self.on_change: Callable[[], None] = lambda: None
@@ -2037,7 +1928,7 @@ class Keyboard:
         if not key.heard: return
         more = {"journal": event.journal} if event.ok else {"error": shorten(event.error, 300), "journal": event.journal}
         if event.actor == "model" and event.ok or event.action == "journal.undo": more["result"] = _brief(event.result)
-        line = event_line(event.action, event.args, event.actor, event.ok, **more)
+        line = eventone_line(event.action, event.args, event.actor, event.ok, **more)
         self.conversation.add("user", line, "event", actor=event.actor, app=event.app, journal=event.journal, outside=key.outside)
 
     def _announce(self, event: Event) -> None:
@@ -2999,7 +2890,7 @@ class Chat:
         if isinstance(came, PianolaError): ok, more = False, {"error": shorten(came, 400)}
         elif came.approval: ok, more = False, {"waiting": "for the person's permission; not done yet"}
         else: ok, more = True, {"result": brief_result(came.result)}
-        line = event_line(name, args, "model", ok, **more)
+        line = eventone_line(name, args, "model", ok, **more)
         await self.db.write(lambda: self.conversation.add("user", line, "event", actor="model"))
 
     def article(self, row: dict):
@@ -3455,6 +3346,22 @@ def current_profile() -> int:
 # |_| |____\___/ \___|___|_|\_|___/
 # 11 PLUGINS: one app per file
 
+def plugin_files(folder: Path) -> list[Path]:
+    "The plugins of a folder in their order"
+    return sorted(folder.glob("[0-9]*_*.py"))
+
+
+def import_plugin(file: Path) -> tuple[types.ModuleType, type[App]]:
+    "Run a plugin file; returns its module and the one app it defines; raises what the file raises"
+    name = f"pianola_plugins.{file.stem.partition('_')[2]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    kinds = [o for o in vars(module).values() if isinstance(o, type) and issubclass(o, App) and o.__module__ == name]
+    if len(kinds) != 1: raise PianolaError(f"{file.name} defines {len(kinds)} apps.", "A plugin file holds one subclass of App or Crud.")
+    return module, kinds[0]
+
+
 class BrokenApp(App):
     "What stands in the menu for a plugin that could not be loaded"
 
@@ -3477,7 +3384,7 @@ class Plugins:
 
     def load_all(self) -> None:
         "Load what is there; a file that fails gets a page with its traceback"
-        for file in sorted(self.folder.glob("[0-9]*_*.py")): self._add(file)
+        for file in plugin_files(self.folder): self._add(file)
 
     def _add(self, file: Path) -> None:
         name = file.stem.partition("_")[2]
@@ -3491,13 +3398,8 @@ class Plugins:
         self.apps[name] = app
 
     def _load(self, file: Path, name: str) -> App:
-        module_name = f"pianola_plugins.{name}"
-        spec = importlib.util.spec_from_file_location(module_name, file)
-        module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        kinds = [o for o in vars(module).values() if isinstance(o, type) and issubclass(o, App) and o.__module__ == module_name]
-        if len(kinds) != 1: raise PianolaError(f"{file.name} defines {len(kinds)} apps.", "A plugin file holds one subclass of App or Crud.")
-        app = kinds[0]()
+        module, kind = import_plugin(file)
+        app = kind()
         app.name = name
         app.title = app.title or (module.__doc__ or name).strip().splitlines()[0].partition(":")[0].rstrip(".")
         app.start()
@@ -3521,40 +3423,6 @@ class Plugins:
     def stop(self) -> None:
         "Tell every app that the server stops"
         for app in self.apps.values(): app.stop()
-
-
-PLUGIN_TEMPLATE = '''"""{title}."""
-from dataclasses import dataclass
-
-from server import Crud
-
-
-@dataclass
-class {row}:
-    name: str
-    note: str = ""
-    done: bool = False
-
-
-class {title}(Crud):
-    "Rows of your own: add fields to the dataclass above, and they are columns, inputs and arguments."
-    table, per = {row}, "profile"
-    samples = ("First thing", "Second thing")
-'''
-
-
-def new_app(settings: Settings, name: str) -> Path:
-    "Write a plugin that works; returns its file"
-    if not re.fullmatch(r"[a-z][a-z0-9_]{1,23}", name):
-        raise InvalidError(f"{name!r} cannot be an app's name.", "Use small letters, digits and _, at most 24, a letter first.")
-    files = sorted(settings.plugins.glob("[0-9]*_*.py"))
-    if taken := next((f for f in files if f.stem.partition("_")[2] == name), None):
-        raise ConflictError(f"There is an app {name!r} already: {taken}.", "Choose another name.")
-    number = max((int(f.stem.partition("_")[0]) for f in files), default=0) + 10
-    title = "".join(w.capitalize() for w in name.split("_"))
-    file = settings.plugins / f"{number:03}_{name}.py"
-    file.write_text(PLUGIN_TEMPLATE.format(title=title, row=title.removesuffix("s") + ("Row" if not title.endswith("s") else "")))
-    return file
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -4141,31 +4009,10 @@ def port_free(settings: Settings) -> bool:
     return True
 
 
-async def doctor(settings: Settings) -> list[dict]:
-    "What works here, each with a next step where it does not"
-    def row(what, ok, found, step=""): return {"what": what, "ok": "yes" if ok else "no", "found": found, "next step": "" if ok else step}
-    rows = [row("Python", sys.version_info >= (3, 11), sys.version.split()[0], "Install Python 3.11 or newer.")]
-    models = Models(settings)
-    try: found = await models.providers["ollama"].models()
-    except ModelError as error: rows.append(row("Ollama", False, str(error), "Optional: install it from ollama.com, or use the embedded model."))
-    else: rows.append(row("Ollama", bool(found), f"{len(found)} models", "Run: ollama pull llama3.2"))
-    for spec in MODELS.values():
-        have = (settings.models / spec.file).exists()
-        rows.append(row(f"embedded {spec.name}", have, fits(spec) if have else "not fetched", f"Start the server, or run: server.py models pull {spec.name}"))
-    await models.close()
-    try:
-        settings.data.mkdir(parents=True, exist_ok=True)
-        writable = os.access(settings.data, os.W_OK)
-    except OSError: writable = False
-    rows.append(row("data folder", writable, str(settings.data.resolve()), "Set PIANOLA_DATA to a folder you may write to."))
-    rows.append(row("port", port_free(settings), f"{settings.host}:{settings.port}", f"Start with PORT={settings.port + 1}."))
-    return rows
-
-
 def main(argv: list[str] | None = None) -> int:
     "The command line: serve (default), doctor, new app NAME, and the verbs of plugins; returns the exit code"
     parser = argparse.ArgumentParser(prog="server.py", description="Pianola: notebook-style apps and a local model that plays them.")
-    parser.add_argument("command", nargs="*", default=["serve"], help="serve (default) | doctor | new app NAME | APP VERB …")
+    parser.add_argument("command", nargs="*", default=["serve"], help="serve (default), doctor, new app NAME, models pull NAME, and what plugins add")
     parser.add_argument("-v", "--verbose", action="store_true", help="tell everything")
     parser.add_argument("--reload", action="store_true", help="restart when a file of the framework changes")
     args = parser.parse_args(argv)
@@ -4180,24 +4027,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _command(settings: Settings, words: list[str], reload: bool) -> int:
     if words == ["serve"]: return serve(settings, reload)
-    if words == ["doctor"]:
-        show_table("doctor", asyncio.run(doctor(settings)))
-        return 0
-    if words[:2] == ["new", "app"] and len(words) == 3:
-        print(f"Wrote {new_app(settings, words[2])}. Start the server and open it from the menu.")
-        return 0
-    return _plugin_command(settings, words)
-
-
-def _plugin_command(settings: Settings, words: list[str]) -> int:
-    for file in settings.plugins.glob(f"[0-9]*_{words[0]}.py"):
-        spec = importlib.util.spec_from_file_location(f"pianola_plugins.{words[0]}", file)
-        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        for kind in vars(module).values():
-            if isinstance(kind, type) and issubclass(kind, App) and len(words) > 1 and words[1] in kind.commands:
-                return kind.commands[words[1]](settings, words[2:]) or 0
-    raise PianolaError(f"There is no command {' '.join(words)!r}.", "Try: serve, doctor, new app NAME, models pull NAME.")
+    verbs = {"serve": None}
+    for file in plugin_files(settings.plugins): verbs |= import_plugin(file)[1].commands
+    for verb, run in verbs.items():
+        size = len(verb.split())
+        if run and words[:size] == verb.split(): return run(settings, words[size:]) or 0
+    raise PianolaError(f"There is no command {' '.join(words)!r}.", f"There are: {', '.join(verbs)}.")
 
 
 if __name__ == "__main__":

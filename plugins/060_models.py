@@ -23,7 +23,7 @@ from server import (
 class ModelsPage(App):
     "The models this machine has, and those it can fetch. A file is used only when its SHA-256 is right."
 
-    commands = {"pull": lambda settings, words: pull_command(settings, words)}
+    commands = {"models pull": lambda settings, words: pull_command(settings, words)}
 
     def start(self):
         "Be the one who fetches"

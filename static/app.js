@@ -3,7 +3,7 @@
 "use strict";
 (() => {
 const root = document.documentElement;
-let shown, mark = "", away, recalled = 0, following = true, top = 0, fromEnd = 0, changes = [];   // all the state there is
+let shown, away, telling, mark = "", recalled = 0, following = true, top = 0, fromEnd = 0, changes = [];
 const $ = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
 const on = (type, fn, capture) => document.addEventListener(type, fn, capture);
@@ -221,7 +221,7 @@ when("keydown", ".handle", (handle, e) => {
     if (e.key === "ArrowUp") above?.before(row); else if (e.key === "ArrowDown") below?.after(row); else return;
     e.preventDefault();
     handle.focus();
-    tellPlace(row);
+    clearTimeout(telling); telling = setTimeout(tellPlace, 250, row);   // once, when the presses pause
 });
 // ---- Cells: Enter commits, Escape takes back what was typed, and nothing is sent when nothing changed.
 when("keydown", ".cell", (cell, e) => {
