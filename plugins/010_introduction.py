@@ -18,7 +18,7 @@ class Introduction(App):
         return PageHead("Welcome to Pianola", self.__doc__), points, model, self._try(), self._about_you()
 
     def _try(self):
-        buttons = [ActionButton(f"“{text}”", "introduction.ask", cls="outline", text=text) for text in SAY]
+        buttons = [ActionButton(f"“{text}”", "introduction.ask", cls="outline", data_pane="right", text=text) for text in SAY]
         greet = ActionButton("Chat with the assistant", "introduction.greet")
         return Article(P(Strong("Three things to try"), " (the assistant does them while you watch)"), Div(*buttons, cls="try"), greet, cls="card")
 

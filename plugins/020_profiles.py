@@ -13,4 +13,4 @@ class Profile:
 class Profiles(Crud):
     "Whom the work is for. The one in use owns what other apps keep."
     table, selectable = Profile, True
-    samples = ("Home", "Work", "Acme Ltd", "Bakery Schmidt")
+    samples = (("Studio", "studio"), ("Night School", "night school"), ("Harbour Cafe", "the cafe"))

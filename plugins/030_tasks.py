@@ -16,4 +16,5 @@ class Task:
 class Tasks(Crud):
     "A to-do list for the profile in use. Ask the assistant, or do it by hand."
     table, per = Task, "profile"
-    samples = ("Water the roses", "Call the plumber", "Send the invoice", "Fix the bike")
+    samples = (("Sweep the garage", "the garage"), ("Phone Aunt Vera", "phone aunt vera"), ("Order new glasses", "the glasses"),
+               ("Hang up the curtains", "the curtains"), ("Return the drill", "the drill"), ("Sign the lease", "the lease"))

@@ -1,9 +1,8 @@
 // Pianola's own JavaScript: only what HTML over the wire cannot do by itself. Loaded in <head> after htmx, hx-ws and
 // Sortable, without defer, so that the split is set before the first paint. Listeners sit on `document`.
-"use strict";
-(() => {
+(() => {"use strict";
 const root = document.documentElement;
-let shown, away, telling, mark = "", recalled = 0, following = true, top = 0, fromEnd = 0, changes = [];
+let shown, away, telling, grip, mark = "", recalled = 0, following = true, top = 0, fromEnd = 0, changes = [];
 const $ = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
 const on = (type, fn, capture) => document.addEventListener(type, fn, capture);
@@ -24,13 +23,11 @@ when("pointermove", "#split", (split, e) => split.hasPointerCapture(e.pointerId)
 when("dblclick", "#split", () => setSplit(""));
 const splitKeys = {ArrowLeft: (px) => px + 24, ArrowRight: (px) => px - 24, Enter: () => ""};
 when("keydown", "#split", (split, {key}) => setSplit(splitKeys[key]?.($("grid-right").offsetWidth)));
-// ---- The look: auto, light, dark, matrix. A new #theme button from the server says when it changed elsewhere.
-const looks = {auto: "◐", light: "☀\uFE0E", dark: "☾", matrix: "▦"};
+// ---- The look: auto, light, dark, matrix. The server says in #theme's data-value what was chosen, here or elsewhere.
 const look = () => root.dataset.look || root.dataset.theme || "auto";
 function setLook(name) {
     if (name === "auto") delete root.dataset.theme; else root.dataset.theme = name === "light" ? "light" : "dark";
     if (name === "matrix") root.dataset.look = name; else delete root.dataset.look;
-    Object.assign($("theme"), {textContent: looks[name], title: `Theme: ${name}`, ariaLabel: `Theme: ${name}`});
 }
 when("click", "#theme", (button) => {
     setLook({auto: "light", light: "dark", dark: "matrix", matrix: "auto"}[look()]);
@@ -55,17 +52,17 @@ function arrive() {
 addEventListener("popstate", ({state}) => { if (state) { shown = state.url; act("app.open", {app: state.app}); } });
 addEventListener("pageshow", (e) => { if (e.persisted) location.reload(); });   // hx-ws does not come back by itself
 on("visibilitychange", () => { mark = ""; showTitle(); });
-// ---- Requests: each says which tab it is; a plain button inside a form sends its own values, not the form's.
+// ---- Requests: each says which tab it is; `act`, plain buttons and ticks send their own values alone.
 on("htmx-config-request", ({detail: {ctx}}) => {
     ctx.request.headers["X-Tab"] = document.body.dataset.tab;
     if (ctx.request.action.endsWith("/do/app.open")) showPane("left");
-    if (!ctx.sourceElement.matches("form button[type=button]")) return;
+    if (!ctx.values && !ctx.sourceElement.matches("form button[type=button], .row [type=checkbox]")) return;
     ctx.request.body = new FormData();
     for (const [key, value] of Object.entries({...ctx.vals, ...ctx.values})) ctx.request.body.set(key, value);
 });
 on("htmx-after-request", ({detail: {ctx: {response, sourceElement: elt}}}) => {
     if (response.status >= 400) return refused(elt);
-    elt.querySelectorAll(".error").forEach((small) => { small.textContent = ""; });
+    if (elt.matches("form")) elt.querySelectorAll(".error").forEach((small) => { small.textContent = ""; });
     if (elt.matches("[data-reset]")) { elt.reset(); elt.querySelector("input, select, textarea")?.focus(); }
 });
 function refused(elt) {   // the page shows what the server holds again
@@ -74,6 +71,7 @@ function refused(elt) {   // the page shows what the server holds again
 }
 on("htmx-error", ({target}) => refused(target));
 // ---- Swaps: a morph keeps what a person holds (open menus, half-typed text, styles set here); ticks follow the server
+htmx.config.defaultSettleDelay = 0;   // settling copies style attributes over, which our policy forbids
 htmx.registerExtension("pianola", {
     htmx_before_morph_attr: (elt, {attrName: a}) => a !== "style" && !(a === "open" && elt.matches(".menu, .events")),
     htmx_before_morph_node(old, {newNode}) {
@@ -84,7 +82,8 @@ htmx.registerExtension("pianola", {
 });
 on("htmx-after-settle", ({target}) => {
     if (target.id === "grid-left") arrive();
-    if (target.id === "theme") setLook(target.dataset.value);
+    if (/^(nav|theme)$/.test(target.id) && $("theme").dataset.value) setLook($("theme").dataset.value);
+    if (grip && document.activeElement === document.body) $(grip)?.querySelector(".handle")?.focus();
     const ends = target.matches?.(":is([data-role=assistant], [id^=job-]):not([data-state=running])");
     if (document.hidden && ends) { mark = "● "; showTitle(); }
 });
@@ -140,8 +139,7 @@ function listKey(e, list, leave) {
                  Enter: () => play(chosen(list)), Tab: () => play(chosen(list)), Escape: leave}[e.key];
     if (!job || e.shiftKey) return false;
     e.preventDefault();
-    job();
-    return true;
+    return job() || true;
 }
 function play(option) {
     $("palette").close();
@@ -221,8 +219,10 @@ when("keydown", ".handle", (handle, e) => {
     if (e.key === "ArrowUp") above?.before(row); else if (e.key === "ArrowDown") below?.after(row); else return;
     e.preventDefault();
     handle.focus();
-    clearTimeout(telling); telling = setTimeout(tellPlace, 250, row);   // once, when the presses pause
+    clearTimeout(telling); telling = setTimeout(() => row.isConnected && tellPlace(row), 250);   // at a pause
 });
+for (const type of ["focusin", "pointerdown"])   // a row that comes back after its move gets its handle focused again
+    on(type, ({target}) => { grip = target.matches?.(".handle") ? target.parentElement.id : ""; });
 // ---- Cells: Enter commits, Escape takes back what was typed, and nothing is sent when nothing changed.
 when("keydown", ".cell", (cell, e) => {
     if (e.key === "Escape") cell.value = cell.defaultValue;
@@ -240,7 +240,7 @@ on("keydown", (e) => {
     if (e.altKey && e.code === "KeyM") { e.preventDefault(); act("model.cycle"); }
 });
 on("DOMContentLoaded", () => {
-    arrive(); setLook(look()); setSplit(); showPane("left"); sortables(); follow();
+    arrive(); setSplit(); showPane("left"); sortables(); follow();
     write(sessionStorage.getItem("pianola-draft") || "");
     const notice = (records) => { if (!changes.length) requestAnimationFrame(follow); changes.push(...records); };
     new MutationObserver(notice).observe($("grid-right"), {childList: true, subtree: true, characterData: true});

@@ -1,0 +1,662 @@
+"""Phrases: what you can say, and how small models are guided."""
+import asyncio
+import datetime as dt
+import json
+import math
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+from server import ActionButton, App, Article, Crud, Div, P, PageHead, Strong, action, calling, here
+
+PASSES, LIKELY, NEAREST, ROWS_SHOWN = 5, 12, 4, 4
+LONG_AGO = dt.date(2031, 1, 1)  # the examples' today, so that they stay the same
+UNKNOWN = "?"  # stands for a row, a place, an app the request does not name: asked about, never guessed
+NONE = {"action": "none", "args": {}}
+
+# What people say, written once per verb. Slots: {row} an existing row, {new} words of the request, {date}, {note}, {place}.
+SAYS = {
+    "insert": ["add {thing}", "add {new}", "add {new} to my {noun}s", "new {noun}: {new}", "put {new} on the list", "remind me to {new}", "i need to {new}, write that down",
+               "create a {noun} called {new}", "could you add {new} please", "make a {noun} for {doing}", "put {doing} on there", "i have to {new} {date}", "add {new}, due {date}",
+               "remind me to {new} {date}", "don't let me forget to {new}", "{noun}: {new} {date}", "note down {new} with the note {note}", "we have run out of {thing}, list it",
+               "no {thing} left, i need some more", "we need {thing}", "add a {noun} to {new}", "can you make a {noun} named {new}, note: {note}", "jot down {new} for me", "and {thing} too",
+               "set up a {noun} {new}", "also {thing}", "let's add {thing} to that", "i must {new}", "to-do: {new}", "a new one: {new}", "add one called {new}", "i ought to {new}, put it on my list",
+               "{thing}, add that", "would you add something about {doing}", "i want to {new} some day, save that", "get {thing} on the list"],
+    "toggle": ["tick off {row}", "i finished {row}", "{row} is done", "mark {row} as done", "check off {row}", "done with {row}", "{row} has been dealt with", "i {past} this morning", "we've {past}",
+               "untick {row}", "{row} isn't finished after all", "i've already done {row}", "cross {row} off", "reopen {row}", "complete {row}", "mark {row} as not done", "finally {past}",
+               "just got {row} sorted", "{row}, all done now", "tick it off", "ok that one's finished", "set {row} to done", "{row}: done", "i have {past}", "{row} is taken care of", "{row} isn't done yet, uncheck it",
+               "got {row} out of the way", "{past} yesterday, so tick it", "yes i {past}", "my sister {past} already", "tick {row}"],
+    "delete": ["delete {row}", "remove {row}", "get rid of {row}", "delete the {bare} {noun}", "drop {row}, it's not needed any more", "scratch {row}", "please delete {row}",
+               "throw {row} out", "i don't want {row} in there any longer, remove it", "take {row} off the list", "forget about {row}, delete it", "erase {row}", "bin {row}", "delete it",
+               "can you delete {row}?", "{row} can go, scrap it", "we don't need {row} now, drop it", "kill the {bare} {noun}", "remove it", "wipe {row} from the list"],
+    "rename": ["rename {row} to {new}", "change {row} to {new}", "call {row} {new} instead", "{row} should say {new}", "make {row} read {new}", "edit {row}: it's {new}", "rename the {bare} {noun} to {new}",
+               "{row} should be called {new}", "change the name of {row} to {new}", "actually make it {new}", "rename it to {new}", "{row} is wrong, it should be {new}, change it"],
+    "redate": ["move {row} to {date}", "{row} is due {date}", "set the due date of {row} to {date}", "change the date of {row} to {date}", "postpone {row} until {date}",
+               "{row} has to be done {date}", "the deadline of {row} is {date}", "make {row} due {date}", "push {row} back to {date}"],
+    "renote": ["add a note to {row}: {note}", "note on {row}: {note}", "put the note {note} on {row}", "write {note} in the notes of {row}", "change the note of {row} to {note}", "{row} needs a note saying {note}"],
+    "sort": ["move {row} {to}", "put {row} {th}", "{row} should be {th}", "{row} goes {to}", "make {row} {th}", "push {row} {to}", "{row} {th} please", "bring {row} {to}", "move it {to}", "make {row} {th} in the list"],
+    "list": ["search for {find}", "find {noun}s about {find}", "show me the {noun}s with {find}", "look for {find} in my {noun}s", "filter by {find}", "find everything about {find}", "search my {noun}s for {find}"],
+    "select": ["switch to {row}", "use the {bare} {noun}", "change to {row}", "i want to work as {row}", "select {row}", "go over to {row}", "change the {noun} to {row}", "go back to the {bare} {noun}", "i'm doing {row} now, switch {noun}", "make {row} the current {noun}"],
+    "none": ["how do i delete a {noun}?", "how can i rename {row}?", "what can you do?", "hello", "good evening", "thanks a lot", "what does ticking off do?", "can i undo a delete?",
+             "don't delete {row}", "no, leave {row} alone", "what's on my list?", "is {row} done?", "do i still have {row} on the list?", "how many {noun}s are left?", "when is {row} due?",
+             "i wonder if i should do {row}", "maybe i'll do {row} later", "my boss told me to drop {row}", "what happens if i delete {row}?", "if i removed {row}, could i get it back?",
+             "tell me a joke", "who are you?", "what is the tallest mountain?", "clear the chat", "change the model", "use a dark theme", "download another model", "yes, allow it",
+             "email {row} to anna", "call my brother now", "what's the weather tomorrow?", "i love this list", "{row} is so boring", "that's funny", "never mind", "why is {row} still there?",
+             "explain what {noun}s are for", "should i do {row} first?", "write me a poem", "is it possible to move {noun}s?", "what did i do yesterday?", "translate hello to french",
+             "i forgot {row} again", "{row} was hard work last year", "which {noun} is the most important?", "play some music", "good idea", "wow, so much to do", "deny that request", "not now",
+             "make the letters bigger", "set the volume to low", "switch off the heating", "send {row} to paul", "use a faster model", "delete all our messages", "forget the history before june", "ok",
+             "write a song about {row}", "could you explain {row} to me?", "he asked her to remove {row} from his list", "i don't feel like {row}", "great work", "haha", "that's wrong", "yes", "hmm, not sure about {row}",
+             "i'm hungry", "my brother is ill", "it's been a long day", "perhaps i should drop {row}", "don't touch {row}", "i'd rather not do {row}", "confirm it", "print {row}", "let me think about {row}"],
+}
+# a field of the schema that each slot fills, by verb; `rename`, `redate` and `renote` are one action, update
+VERBS = {"rename": "update", "redate": "update", "renote": "update"}
+SAMPLES = {"task": [("Sweep the garage", "the garage", "swept the garage"), ("Phone Aunt Vera", "phone aunt vera", "phoned aunt vera"), ("Order new glasses", "the glasses", "ordered the glasses"),
+                    ("Hang up the curtains", "the curtains", "hung up the curtains"), ("Return the drill", "returning the drill", "returned the drill"), ("Sign the lease", "the lease", "signed the lease"),
+                    ("Bake a cake for Sam", "sam's cake", "baked sam's cake")],
+           "profile": [("Studio", "studio", ""), ("Night School", "night school", ""), ("Harbour Cafe", "the cafe", "")]}
+FILL = {"new": ["mow the lawn", "post the letters", "check the brakes", "ask Omar about the keys", "tidy the cellar"], "thing": ["candles", "soy sauce", "shoe polish"],
+        "doing": ["cutting the hedge", "painting the fence"], "date": ["tomorrow", "on friday", "2031-04-09", "next monday"], "note": ["ring twice", "use the blue one", "ask for a receipt"],
+        "to": ["to the top", "to the bottom", "to position 4", "up one", "down two"], "th": ["first", "second", "last"], "find": ["garden", "paint", "school"]}
+TODO = set("call phone ring email mail write send buy get order book pay renew plan prepare make do take pick bring return fix repair clean wash tidy water cut cook bake read check finish start sign print "
+               "find ask tell meet visit go see talk cancel change update review post put set sort move walk feed collect arrange schedule test draft".split())
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
+_QUOTED = re.compile(r"[\"“«]([^\"”»]{1,200})[\"”»]|(?<!\w)['‘](.{1,200}?)['’](?!\w)")
+STOP = set("a an the my our your his her its their of to for on in at by with from and or is it as that this these those one ones thing task tasks item please me i you we be so up off out over "
+           "do does did not all new now list has have had was are will would can could should if but then too also just still any more longer there here now anymore".split())
+IRREGULAR = dict(w.split(":") for w in "paid:pay sent:send bought:buy wrote:write written:write took:take taken:take made:make done:do did:do got:get found:find told:tell went:go gone:go "
+                 "ran:run met:meet spoke:speak spoken:speak rang:ring rung:ring sold:sell brought:bring booked:book cleaned:clean fed:feed swept:sweep".split())
+
+
+def stem(word: str) -> str:
+    "A word without its English ending, roughly: fixed → fix, bills → bill."
+    w = re.sub(r"['’](s|re|ve|ll|d|m|t)?$", "", word.lower())
+    w = IRREGULAR.get(w, w)
+    for ending in ("ing", "ied", "ies", "ed", "es", "s", "e"):
+        if w.endswith(ending) and len(w) - len(ending) >= 3 and not w.endswith("ss"):
+            w = w[:-len(ending)] + ("y" if ending in ("ied", "ies") else "")
+            break
+    return w[:-1] if len(w) > 3 and w[-1] == w[-2] and w[-1] not in "aeious" else w
+
+
+TODO_STEMS = set(map(stem, TODO))
+
+
+def words_of(text: str) -> list[tuple[int, int, str]]:
+    "Start, end and stem of each word of `text`."
+    return [(m.start(), m.end(), stem(m[0])) for m in _WORD.finditer(text)]
+
+
+# ---------------------------------------------------------------- what the request names
+
+DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
+MONTHS = "january february march april may june july august september october november december".split()
+_DAY, _MON = "|".join(f"{d}|{d[:3]}" for d in DAYS), "|".join(f"{m}|{m[:3]}" for m in MONTHS)
+_DATE = re.compile(rf"""\b(?:(?:due|by|on|for|until|till|from|before|to|is|due\son|due\sby|this|next|the)\s+)*(?:
+    (?P<iso>\d{{4}}-\d\d?-\d\d?) | (?P<near>today|tonight|tomorrow|day\safter\stomorrow) | in\s(?P<n>\d+|an?|one|two|three|four|five|six|ten)\s(?P<unit>day|week|month)s?
+    | (?P<d>\d{{1,2}})(?:st|nd|rd|th)?\s(?:of\s)?(?P<m>{_MON})\b(?:,?\s(?P<y>\d{{4}}))? | (?P<m2>{_MON})\s(?P<d2>\d{{1,2}})(?:st|nd|rd|th)?\b(?:,?\s(?P<y2>\d{{4}}))?
+    | (?P<day>{_DAY})\b | next\s(?P<next>week|month) | (?P<end>end\sof\s(?:the\s)?(?:week|month)) )\b""", re.I | re.X)
+NUMBERS = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten".split())} | {"a": 1, "an": 1}
+
+
+def find_dates(text: str, today: dt.date | None = None) -> list[tuple[int, int, str]]:
+    "Dates said in `text`: start, end, ISO date. Days of the week are the next such day."
+    found = []
+    for m in _DATE.finditer(text):
+        bare_day = m["day"] and m.start("day") == m.start() and m.end() < len(text.rstrip(" .!?,"))
+        if bare_day and not re.match(r"\s*(,|$|and\b|please)", text[m.end():]): continue
+        day = _day(m, today or dt.date.today())
+        if day: found.append((m.start(), m.end(), day.isoformat()))
+    return found
+
+
+def _day(m, today):
+    g = {k: v.lower() for k, v in m.groupdict().items() if v}
+    try:
+        if "iso" in g: return dt.date(*map(int, g["iso"].split("-")))
+        if "near" in g: return today + dt.timedelta({"tomorrow": 1}.get(g["near"], 2 if " " in g["near"] else 0))
+        if "n" in g: return today + dt.timedelta((int(g["n"]) if g["n"].isdigit() else NUMBERS[g["n"]]) * {"day": 1, "week": 7, "month": 30}[g["unit"]])
+        if "day" in g:
+            ahead = ([d[:3] for d in DAYS].index(g["day"][:3]) - today.weekday()) % 7
+            return today + dt.timedelta(ahead or 7)
+        if "next" in g: return today + dt.timedelta(7 - today.weekday()) if g["next"] == "week" else (today.replace(day=1) + dt.timedelta(32)).replace(day=1)
+        if "end" in g and g["end"].endswith("week"): return today + dt.timedelta(6 - today.weekday())
+        if "end" in g: return (today.replace(day=1) + dt.timedelta(32)).replace(day=1) - dt.timedelta(1)
+        month, day, year = [m[:3] for m in MONTHS].index((g.get("m") or g["m2"])[:3]) + 1, int(g.get("d") or g["d2"]), g.get("y") or g.get("y2")
+        date = dt.date(int(year or today.year), month, day)
+        return date if year or date >= today else date.replace(year=today.year + 1)
+    except (ValueError, OverflowError): return None
+
+
+_TH = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
+_PLACE = re.compile(rf"""\b(?P<ref>above|before|below|after|under|underneath|ahead\sof|behind)\s+(?P<what>.+)$
+    | \b(?P<top>(?:to\s|at\s|on\s)?(?:the\s)?(?:very\s)?(?:top|front|start|beginning|head)\b(?:\sof\s(?:the|my)\s\w+)?) | \b(?P<bottom>(?:to\s|at\s)?(?:the\s)?(?:very\s)?(?:bottom|end)\b(?:\sof\s(?:the|my)\s\w+)?|\blast\b(?=\W*$|\Wplease|\Win\b))
+    | \b(?:(?:to|into|in|at)\s)?(?:the\s)?(?:position|place|number|slot|spot|no\.?|\#)\s?(?P<n>\d+|one|two|three|four|five|six|seven|eight|nine|ten)\b
+    | \b(?:to\s|in\s|the\s|into\s|at\s)*(?P<th>{"|".join(_TH)}|\d+(?:st|nd|rd|th))(?:\s(?:place|position|spot))?\b
+    | (?<=\w)\s(?P<rel>(?:(?:one|a|two|three)\s(?:places?|spots?|steps?|rows?|notch)?\s?(?:further\s)?(?:up|down|higher|lower)|(?:further\s)?(?:up|down)(?:\s(?:one|two|three|a))?(?:\s(?:places?|spots?|steps?|rows?|notch))?(?=\W*$)))\b""", re.I | re.X)
+
+
+def find_place(text: str):
+    "The place in a list that `text` says, as (start, end, value): a number, `top`, `bottom`, `up 1`, `below …`; or None."
+    for m in _PLACE.finditer(text):
+        if m["ref"]: value = ("above" if m["ref"].lower() in ("above", "before", "ahead of") else "below") + " " + m["what"]
+        elif m["top"] or m["bottom"]: value = "top" if m["top"] else "bottom"
+        elif m["n"]: value = int(m["n"]) if m["n"].isdigit() else NUMBERS[m["n"].lower()]
+        elif m["th"]: value = _TH.index(m["th"].lower()) + 1 if m["th"].lower() in _TH else int(m["th"][:-2])
+        else: value = ("up " if re.search("up|higher", m["rel"], re.I) else "down ") + str(next((NUMBERS[w] for w in m["rel"].lower().split() if w in NUMBERS), 1))
+        return m.start(), m.end(), value
+    return None
+
+
+@dataclass
+class Linked:
+    "The rows of one table that a text names: the likely ones, best first; `unsure` when several fit equally."
+    names: list = field(default_factory=list)
+    unsure: bool = False
+    spans: list = field(default_factory=list)  # where the best row's words stand
+    weight: float = 0.0
+
+
+def link(text: str, names: list[str], extra_stop=()) -> Linked:
+    "Finds the rows of `names` that `text` names, by rare words, endings and small typos forgiven."
+    said = [(a, b, w) for a, b, w in words_of(text) if w]
+    own = [[w for _, _, w in words_of(n)] for n in names]
+    df = Counter(w for row in own for w in set(row))
+    plain = STOP | TODO_STEMS | set(extra_stop)
+    def weight(w): return (0.1 if w in STOP or w in extra_stop else 0.4 if w in TODO_STEMS else 1.0) * (0.3 + math.log((len(names) + 1) / df[w]))
+    hits = []
+    for i, row in enumerate(own):
+        matched = {w: (a, b) for a, b, s in said for w in row if s == w or _typo(s, w)}
+        solid = any(w not in plain for w in matched) or row and set(row) - STOP <= set(matched)
+        score = sum(map(weight, matched)) if solid else 0
+        if names[i] and names[i].lower() in text.lower() and len(names[i]) > 2: score += 3
+        if score: hits.append((score, sum(map(weight, matched)) / (sum(map(weight, set(row))) or 1), i, matched))
+    hits.sort(key=lambda h: (-h[0], -h[1], h[2]))
+    if not hits: return Linked()
+    best = hits[0]
+    near = [h for h in hits if h[0] >= 0.5 * best[0]]
+    rivals = [h for h in near[1:] if h[0] >= 0.85 * best[0] and set(h[3].values()) & set(best[3].values()) and h[1] >= best[1] - 0.34]
+    spans = sorted(span for w, span in best[3].items() if w not in STOP)
+    return Linked([names[h[2]] for h in near[:ROWS_SHOWN]], bool(rivals), spans or sorted(best[3].values()), best[0])
+
+
+def _typo(a, b):
+    "One letter wrong, missing, doubled or two swapped, in words of five letters or more."
+    if min(len(a), len(b)) < 5 or abs(len(a) - len(b)) > 1 or a[0] != b[0]: return False
+    i = next((k for k, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+    return a[i + 1:] == b[i + 1:] or a[i:] == b[i + 1:] or a[i + 1:] == b[i:] or a[i:i + 2] == b[i:i + 2][::-1] and a[i + 2:] == b[i + 2:]
+
+
+# ---------------------------------------------------------------- one request, as code hears it
+
+@dataclass
+class Heard:
+    "What a request names: rows by table, dates, a place; the page it was said on."
+    request: str
+    page: str = ""
+    rows: dict = field(default_factory=dict)   # table: all its names, in order
+    linked: dict = field(default_factory=dict)  # table: Linked
+    dates: list = field(default_factory=list)
+    place: object = None
+    pronoun: bool = False
+
+    def notes(self) -> str:
+        "What was found, as one line of JSON for the model (names are data, never lines of their own)."
+        found = {"page": self.page} | {t: l.names for t, l in self.linked.items() if l.names}
+        if self.dates: found["date"] = self.dates[0][2]
+        if self.place: found["place"] = self.place[2]
+        return json.dumps(found, ensure_ascii=False)
+
+    def shape(self) -> str:
+        "The request with what it names masked, to be compared with the phrases people use."
+        spans = [(a, b, "DATE") for a, b, _ in self.dates] + ([(*self.place[:2], "PLACE")] if self.place else [])
+        table, best = max(self.linked.items(), key=lambda l: (l[1].weight, l[0] != "app"), default=("", Linked()))
+        mask = "APP" if table == "app" else "ROW"
+        if mask == "ROW" or best.names and stem(best.names[0]) not in self.rows:
+            spans += [(a, b, mask) for a, b in best.spans if not any(x <= a < y for x, y, _ in spans)]
+        text, end = "", 0
+        for a, b, mask in sorted(spans):
+            if a >= end: text, end = f"{text}{self.request[end:a]} {mask} ", b
+        return re.sub(r"(ROW)(\s+(?:(?:the|a|an|my|for|of|to|in|on|at|out|up)\s+)*ROW)+", "ROW", text + self.request[end:])
+
+
+_PRONOUN = re.compile(r"\b(it|that|this|them|those|that one|this one|the same)\b", re.I)
+
+
+def hear(request: str, rows: dict, page: str = "", last: dict | None = None, today=None) -> Heard:
+    "Finds what `request` names among `rows` ({table: names}); a bare `it` is the row of `last` ({table: name})."
+    heard = Heard(request, page, rows, dates=find_dates(request, today), place=find_place(request))
+    if heard.place and str(heard.place[2]).startswith(("above", "below")):
+        if not any(link(heard.place[2][6:], n).names for n in rows.values()): heard.place = None
+    if heard.place: heard.dates = [d for d in heard.dates if d[1] <= heard.place[0] or d[0] >= heard.place[1]]
+    text = request
+    if heard.place: text = text[:heard.place[0]] + " " * (heard.place[1] - heard.place[0]) + text[heard.place[1]:]
+    for table, names in rows.items():
+        heard.linked[table] = link(text, names, (stem(table),))
+    heard.pronoun = bool(_PRONOUN.search(request))
+    for table, name in (last or {}).items():
+        if heard.pronoun and name in rows.get(table, ()) and not any(l.names for l in heard.linked.values()):
+            heard.linked[table] = Linked([name], False, [_PRONOUN.search(request).span()], 1.0)
+    return heard
+
+
+# ---------------------------------------------------------------- the examples
+
+@dataclass
+class Example:
+    "Something people say, the right play, its masked shape, and the chat turn it makes."
+    said: str
+    play: dict
+    shape: str
+    turn: str
+
+
+def fill(phrase: str, verb: str, table: str, n: int, samples: list) -> tuple[str, dict]:
+    "The `n`th filling of a phrase's slots: what is said, and the args it means."
+    name, said, past = samples[n % len(samples)]
+    value = {k: v[n % len(v)] for k, v in FILL.items()} | {"row": said, "noun": table, "past": past, "bare": said.removeprefix("the ")}
+    text, args = phrase.format(**value), {}
+    date, place = find_dates(value["date"], LONG_AGO), find_place(text)
+    rowed = any(s in phrase for s in ("{row}", "{past}", "{bare}")) or re.search(r"\b(it|that one)\b", phrase)
+    if rowed and verb not in ("insert", "list", "none"): args["id"] = name
+    new = {"name": value[slot]} if (slot := next((s for s in ("new", "thing", "doing") if "{%s}" % s in phrase), "")) else {}
+    if "{date}" in phrase: new["due"] = date[0][2]
+    if "{note}" in phrase: new["note"] = value["note"]
+    if verb == "insert": args = new
+    elif verb in VERBS: args["set"] = new
+    if verb == "sort": args["position"] = place[2]
+    if "{find}" in phrase: args["search"] = value["find"]
+    return text, args
+
+
+def examples(actions, samples=SAMPLES, pages=None) -> list[Example]:
+    "All phrases of the offered `actions`, filled with sample rows, as examples; `pages`: the page of each table."
+    names, out = {a.name: a for a in actions}, []
+    rows = {t: [r[0] for r in s] for t, s in samples.items()}
+    rows["app"] = sorted({args["app"] for a in actions for _, args in a.says or () if args and "app" in args})
+    for table in samples:
+        for verb, phrases in SAYS.items():
+            action = names.get(f"{table}.{VERBS.get(verb, verb)}")
+            if not action and (verb != "none" or table != next(iter(samples))): continue
+            for n, phrase in enumerate(phrases):
+                if action and not _fits(phrase, action): continue
+                said, args = fill(phrase, verb, table, n, samples[table])
+                play = {"action": action.name, "args": args} if action else NONE
+                heard = hear(said, rows, (pages or {}).get(table, table), {table: args.get("id")}, LONG_AGO)
+                out.append(Example(said, play, _shape(phrase, table), turn(heard)))
+    for action in actions:
+        for said, args in action.says or ():
+            play = {"action": action.name, "args": args} if args is not None else NONE
+            heard = hear(said, rows, (pages or {}).get("task", ""), today=LONG_AGO)
+            out.append(Example(said, play, heard.shape(), turn(heard)))
+    return out
+
+
+def _fits(phrase, action):
+    text = json.dumps(schema_of(action))
+    return ("{past}" not in phrase or action.name.startswith("task.")) and all(s not in phrase or p in text for s, p in (("{date}", '"date"'), ("{note}", '"note"'), ("untick", "field")))
+
+
+MASKS = {"row": "ROW", "past": "ROW", "bare": "ROW", "date": "DATE", "to": "PLACE", "th": "PLACE"}
+
+
+def _shape(phrase, noun):
+    return re.sub(r"\{(\w+)\}", lambda m: MASKS.get(m[1], noun if m[1] == "noun" else ""), phrase)
+
+
+def turn(heard: Heard) -> str:
+    "A request as the model sees it."
+    return heard.request + "\n" + heard.notes()
+
+
+def _grams(text):
+    words = [w if w.isupper() else stem(w) for w in _WORD.findall(text)]
+    pairs = [f"{a} {b}" for a, b in zip(["^", *words], [*words, "$"])]
+    tight = f" {' '.join(words)} "
+    return Counter(words) + Counter(words) + Counter(pairs) + Counter(tight[i:i + 3] for i in range(len(tight) - 2))
+
+
+class Nearness:
+    "Finds the examples nearest to a request: words, pairs and character trigrams, tf-idf, cosine."
+
+    def __init__(self, pool: list[Example]):
+        self.pool, df, self.posts = pool, Counter(), defaultdict(list)
+        grams = [_grams(e.shape) for e in pool]
+        for g in grams: df.update(g.keys())
+        self.idf = {w: math.log(1 + len(pool) / n) for w, n in df.items()}
+        for i, g in enumerate(grams):
+            norm = math.sqrt(sum((c * self.idf[w]) ** 2 for w, c in g.items())) or 1
+            for w, c in g.items(): self.posts[w].append((i, c * self.idf[w] ** 2 / norm))
+
+    def scores(self, text: str) -> list[float]:
+        "How near `text` is to each example (not normalised by the text's own length)."
+        out = [0.0] * len(self.pool)
+        for w, c in _grams(text).items():
+            for i, x in self.posts.get(w, ()): out[i] += x * c
+        return out
+
+
+def nearest(heard: Heard, near: Nearness, offered, k: int = NEAREST) -> list[Example]:
+    "The `k` examples of what is `offered` nearest to a request, masked or as it is, the nearest last."
+    names, shape = {a.name for a in offered} | {"none"}, heard.shape()
+    masked, plain = near.scores(shape), near.scores(heard.request)
+    def fits(e): return e.play["action"] in names and all((m in e.shape) <= (m in shape) for m in ("DATE", "PLACE"))
+    fitting = [i for i, e in enumerate(near.pool) if fits(e)]
+    return [near.pool[i] for i in sorted(fitting, key=lambda i: -max(masked[i], plain[i]))[:k]][::-1]
+
+
+def relevant(actions, heard: Heard) -> list:
+    "Of the offered `actions`, those of the open page, the general ones, and of other tables only what the request names."
+    said = {w for _, _, w in words_of(heard.request)}
+    def named(table): return table not in heard.linked or table == "app" or bool(heard.linked[table].names) or stem(table) in said
+    own = {a.name.split(".")[0] for a in actions if a.name.endswith(".delete")}
+    return [a for a in actions if a.name.split(".")[0] in own or named(a.name.split(".")[0])]
+
+
+# ---------------------------------------------------------------- schema and messages
+
+def spans_of(text: str, most: int = 14) -> str:
+    "A regular expression for every run of at most `most` words of `text`."
+    words = [(m.start(), m.end()) for m in re.finditer(r"[\w#€$£@%&+*][^\s]*", text)][:60]
+    def core(a, b): return text[a:b].rstrip(".,!?;:)\"'”’»") or text[a:b]
+    starts = []
+    for i in range(len(words)):
+        pattern = ""
+        for j in range(min(i + most, len(words)) - 1, i - 1, -1):
+            a, b = words[j]
+            end = words[j + 1][0] if j + 1 < len(words) and pattern else b
+            rest = text[a + len(core(a, b)):end]
+            pattern = _escape(core(a, b)) + (f"({_escape(rest)}{pattern})?" if pattern else "")
+        starts.append(pattern)
+    return "^(" + "|".join(dict.fromkeys(starts)) + ")$"
+
+
+def _escape(text):
+    text = "".join(" " if c.isspace() else c for c in text)
+    return re.sub(r"([\\.^$|?*+()\[\]{}/\"-])", r"\\\1", text)
+
+
+ALWAYS = ("id", "position", "app", "set")
+
+
+def schema_of(action) -> dict:
+    "The JSON schema of an action's args, references followed and optional types made plain."
+    schema = action.schema() if callable(action.schema) else action.schema
+    return _plain(schema, schema.get("$defs", {}))
+
+
+def _plain(schema, defs):
+    while "$ref" in schema or "anyOf" in schema or "allOf" in schema:
+        choices = schema.get("anyOf") or schema.get("allOf") or [defs[schema["$ref"].rsplit("/", 1)[-1]]]
+        schema = next((c for c in choices if c.get("type") != "null"), {})
+    properties = {p: _plain(s, defs) for p, s in schema.get("properties", {}).items()}
+    return schema | {"properties": properties, "required": schema.get("required", [])}
+
+
+def play_schema(actions, heard: Heard) -> dict:
+    "The JSON schema of one play: an offered action, its args made of what the request names; or none."
+    text = {"type": "string", "pattern": spans_of(heard.request)}
+    defs = {t: {"enum": l.names or [UNKNOWN]} for t, l in heard.linked.items()}
+    options = [_object({"action": {"const": "none"}, "args": _object({})})]
+    for a in actions:
+        schema = schema_of(a)
+        args = {p: s for p, s in ((p, _field(p, s, a, heard, text)) for p, s in schema["properties"].items()) if s}
+        required = [p for p in args if p in schema["required"] or p in ALWAYS or "enum" in args[p] or len(args) == 1]
+        options.append(_object({"action": {"const": a.name}, "args": _object(args, required)}))
+    return {"$defs": defs, "anyOf": options}
+
+
+def _object(properties, required=None):
+    return {"type": "object", "properties": properties, "required": list(properties) if required is None else required, "additionalProperties": False}
+
+
+def _field(name, schema, action, heard, text):
+    "The schema of one argument, made of what was heard; None where the request does not speak of it."
+    table, required = action.name.split(".")[0], name in schema_of(action)["required"]
+    if name == "id": return {"$ref": f"#/$defs/{table}"} if table in heard.linked else None
+    if name == "set":
+        fields = {p: _field(p, s, action, heard, text) for p, s in schema["properties"].items() if s.get("type") != "boolean"}
+        return {"anyOf": [_object({p: s}) for p, s in fields.items() if s]}
+    if name == "position": return {"enum": [heard.place[2] if heard.place else UNKNOWN]}
+    if schema.get("format") == "date": return {"enum": [d[2] for d in heard.dates]} if heard.dates else None
+    if name == "app" and "app" in heard.rows: return {"enum": heard.rows["app"]}
+    if "enum" in schema: return {"enum": schema["enum"]}
+    if name == "key": return {"type": "string", "pattern": "^[a-z][a-z_]{1,24}$"}
+    main = required or name in ("name", "search") or stem(name) in {w for _, _, w in words_of(heard.request)}
+    return text if schema.get("type") == "string" and main else None
+
+
+def front(actions, pool) -> list[dict]:
+    "The part of the conversation that stays: the manual and all examples, as chat turns."
+    manual = ("You work an app for one person. You are given what they said, and below it what the app found in it: the page, rows, date, place.\n"
+              "Answer with the one action they ask you to do now, as JSON. Questions, talk, wishes, negations, reports of others, "
+              "and what no action can do: none.\nActions:\n")
+    manual += "\n".join(f"{a.name}: {a.doc}" for a in actions)
+    return [{"role": "system", "content": manual}] + [m for e in some(pool) for m in pair(e.turn, e.play)]
+
+
+FRONT_EACH, FRONT_NONE = 2, 14
+
+
+def some(pool):
+    "A few examples of each action and of none, mixed, for the front."
+    groups = defaultdict(list)
+    for e in pool: groups[e.play["action"] + str(sorted(e.play["args"].get("set", ())))].append(e)
+    picked = []
+    for name, group in groups.items():
+        n = FRONT_NONE if name.startswith("none") else FRONT_EACH
+        picked += [(i / n, e) for i, e in enumerate(group[:: max(1, len(group) // n)][:n])]
+    return [e for _, e in sorted(picked, key=lambda x: x[0])]
+
+
+def pair(said, play):
+    "One example as two chat turns."
+    return [{"role": "user", "content": said}, {"role": "assistant", "content": json.dumps(play, ensure_ascii=False)}]
+
+
+def play_messages(front_turns, nearest_examples, heard: Heard, before: list = ()) -> list[dict]:
+    "The messages of one pass: the front, the nearest examples again, the plays of the line before, the request."
+    return [*front_turns, *[m for e in nearest_examples for m in pair(e.turn, e.play)], *before, {"role": "user", "content": turn(heard)}]
+
+
+# ---------------------------------------------------------------- before and after the model
+
+_NEVER = re.compile(r"\b(don['’]?t|do not|never|not|no|leave|keep|without|shouldn['’]?t|mustn['’]?t|won['’]?t|if|whether|would|should|told|said|says|asked|maybe|perhaps|might|wonder)\b", re.I)
+_QUESTION = re.compile(r"^\W*(?:(?:and|but|so|ok|okay|hey|hi|um|also|well)\W+)*(how|what|why|who|whose|when|where|which|is|are|was|were|am|does|did|has|have i|should|may|might|if|do (?:i|you|we|they)|can i|could i)\b", re.I)
+
+
+def is_question(request: str) -> bool:
+    "Is it asked rather than told to do? (`Can you …` asks for a deed, `How do I …` does not.)"
+    last = re.split(r"(?<=[.?!;])\s+(?=\w)", request.strip())[-1]
+    return bool(_QUESTION.match(last)) or last.endswith("?") and bool(re.search(r",\s*(how|what|who|when|where|which|why|is|are|does|did)\b", last, re.I))
+
+
+def destroying(pool: list[Example], actions) -> set:
+    "Stems said only where something is to be destroyed: what a deletion needs to be believed."
+    dangerous = {a.name for a in actions if a.danger == "destroy"}
+    said, other = set(), set(STOP)
+    for e in pool:
+        stems = {w for _, _, w in words_of(re.sub(r"[A-Z]{3,}", " ", e.shape))}
+        if e.play["action"] in dangerous: said |= stems
+        elif e.play["action"] != "none": other |= stems
+    return said - other
+
+
+def guard(play: dict, heard: Heard, action, destroy_words=frozenset()) -> tuple[str, str]:
+    "`ok`; `ask` with the question to put; or `none`: what the request does not bear out is not played."
+    args, table = play["args"], play["action"].split(".")[0]
+    linked = heard.linked.get(table, Linked())
+    if UNKNOWN in args.values(): return "ask", f"Which {table} do you mean?" if args.get("id") == UNKNOWN else "Where to?"
+    if "id" in args and args["id"] in linked.names:
+        if linked.unsure: return "ask", f"Which one: {' or '.join(linked.names)}?"
+    if action.danger == "destroy":
+        stems = {w for _, _, w in words_of(heard.request)}
+        if _NEVER.search(heard.request) and not re.search(r"\b(don['’]?t|no|not)\b.{0,12}\b(need|want|longer|any|care)", heard.request, re.I) or is_question(heard.request): return "none", ""
+        if not stems & destroy_words: return "ask", f"Shall I delete {args.get('id')}?"
+        if "id" in args and linked.names and args["id"] != linked.names[0]: return "ask", f"Which one: {' or '.join(linked.names)}?"
+    return "ok", ""
+
+
+def tidy(play: dict, heard: Heard) -> dict | None:
+    "The play with its texts in the person's own words: dates cut off, first letter large, places as numbers."
+    args = dict(play["args"])
+    new = args.get("set", args)
+    for p, value in list(new.items()):
+        if not isinstance(value, str) or p in ("id", "app", "key"): continue
+        if p == "name": value = _named(value, heard, "due" in new)
+        new[p] = value.strip(" ,;:") or value
+    if "position" in args: args["position"] = _position(args, heard, play["action"].split(".")[0])
+    if args.get("set") == {"name": args.get("id")}: return None
+    return {"action": play["action"], "args": args}
+
+
+def _named(value, heard, dated):
+    for a, b, _ in heard.dates if dated else ():
+        said = heard.request[a:b]
+        at = value.find(said.split()[-1])
+        if said in value: value = value.replace(said, "")
+        elif at > 0 and value.endswith(said.split()[-1]): value = re.sub(r"\s+(due|by|on|for|until)?\s*$", "", value[:at])
+    value = re.sub(r"[\s,;:.!?]+$|^[\s,;:]+|[,\s]+please\W*$|\s+(due|by|on|as well|too)$", "", value).strip() or value
+    return value[:1].upper() + value[1:]
+
+
+def _position(args, heard, table):
+    names, place = [n for n in heard.rows.get(table, ()) if n != args.get("id")], args["position"]
+    at = heard.rows[table].index(args["id"]) + 1 if args.get("id") in heard.rows.get(table, ()) else 1
+    word, _, rest = str(place).partition(" ")
+    if word == "top": return 1
+    if word == "bottom": return len(names) + 1
+    if word in ("up", "down"): return max(1, at + int(rest) * (1 if word == "down" else -1))
+    if word in ("above", "below"):
+        other = link(rest, names).names
+        return names.index(other[0]) + 1 + (word == "below") if other else UNKNOWN
+    return place
+
+
+_JOINS = re.compile(r"\s*(?:[,;]|\.(?=\s))?\s*\b(?:and then|and also|and|then|after that|plus)\b\s*|\s*[;.]\s+|,\s+", re.I)
+
+
+def openings(pool: list[Example]) -> set:
+    "How requests to do something begin, one word or two: where a second request may start."
+    out = set()
+    for e in pool:
+        words = [w for _, _, w in words_of(re.sub("ROW|PLACE|DATE", "the", e.shape))] + ["the"]
+        if e.play["action"] == "none" or words[0] in STOP | {"cal", "mak", "actual", "don", "let", "oh", "ok"}: continue
+        out.add(words[0] if words[1] in STOP else f"{words[0]} {words[1]}")
+    return out
+
+
+def splits(request: str, starts: set) -> list[str]:
+    "The requests that one line joins, in order: it is cut before words that begin a request of their own."
+    quoted = [m.span() for m in _QUOTED.finditer(request)]
+    parts, at = [], 0
+    for m in _JOINS.finditer(request):
+        if any(a < m.start() < b for a, b in quoted) or not request[at:m.start()].strip(): continue
+        rest = re.sub(r"^(?:(?:also|please|then|can you|could you|now|just)\s+)+", "", request[m.end():], flags=re.I)
+        words = [w for _, _, w in words_of(rest)]
+        own = [w for w in words[1:] if w not in STOP]
+        if own and len(words_of(request[at:m.start()])) > 1 and (words[0] in starts or " ".join(words[:2]) in starts):
+            parts.append(request[at:m.start()])
+            at = m.end()
+    return [p.strip() for p in [*parts, request[at:]] if p.strip()][:PASSES]
+
+
+@dataclass
+class Player:
+    "Everything that stays while the keyboard stays: the examples, their index, the front."
+    actions: list
+    samples: dict = field(default_factory=lambda: SAMPLES)
+    pages: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.pool = examples(self.actions, self.samples, self.pages)
+        self.near, self.front = Nearness(self.pool), front(self.actions, self.pool)
+        self.starts, self.destroy = openings(self.pool), destroying(self.pool, self.actions)
+
+    async def one(self, complete, heard: Heard, offered, before=()):
+        "One pass: a play, a question to put to the person (a string), or None."
+        if is_question(heard.request): return None
+        close = nearest(heard, self.near, relevant(offered, heard), LIKELY)
+        likely = {e.play["action"] for e in close}
+        offered = [a for a in offered if a.name in likely]
+        reply = await complete(play_messages(self.front, close[-NEAREST:], heard, before), play_schema(offered, heard))
+        play = json.loads(reply)
+        self.raw = play
+        if play["action"] == "none": return None
+        action = next(a for a in offered if a.name == play["action"])
+        verdict, question = guard(play, heard, action, self.destroy)
+        if verdict != "ok": return question or None
+        return tidy(play, heard)
+
+
+class Phrases(App):
+    "What you can say to the assistant, by app. A small model learns the actions from these phrases; press one to try it."
+
+    def start(self):
+        "Guide small models from here on"
+        self.player, self.known, self.last, self.before = None, (), {}, ()
+        here().chat.piano.guide = self
+
+    def tables(self) -> dict[str, Crud]:
+        "The tables there are"
+        return {a.one: a for a in here().apps.values() if isinstance(a, Crud)}
+
+    def ready(self) -> "Player":
+        "The player for the keyboard as it is now"
+        keys = here().chat.piano.offered("")
+        known = tuple(k.name for k in keys)
+        if known != self.known:
+            tables = self.tables()
+            samples = {t: [s if isinstance(s, tuple) else (s, s.lower()) for s in a.samples] for t, a in tables.items() if a.samples}
+            self.player, self.known = Player(keys, samples, {t: a.name for t, a in tables.items()}), known
+        return self.player
+
+    async def warm(self, model) -> None:
+        "Read the front once, so that the first request is quick"
+        player = await asyncio.to_thread(self.ready)
+        await model.complete([*player.front, {"role": "user", "content": "hello\n{}"}], {"type": "object"})
+
+    async def plays(self, model, turn, app: str):
+        "The actions a line asks for, one after another, as they are decided; a text is a question to put to the person"
+        player = await asyncio.to_thread(self.ready)
+        for part in splits(turn.text, player.starts):
+            rows = await asyncio.to_thread(self.names)
+            heard = await asyncio.to_thread(hear, part, rows, app, self.last)
+            play = await player.one(model.complete, heard, self.offered(app), self.before if _leans(part) else ())
+            self.remember(heard, play)
+            if play: yield play
+
+    def names(self) -> dict[str, list[str]]:
+        "The names of all rows in their order, and of the apps"
+        return {t: a.names() for t, a in self.tables().items()} | {"app": list(here().apps)}
+
+    def offered(self, app: str) -> list:
+        "The open app's actions, the general ones, and what makes or chooses rows elsewhere"
+        keys = [k for k in here().chat.piano.offered(app) if not k.name.endswith((".read", ".get"))]
+        return [k for k in keys if k.app in (app, "app", "pianola") or k.name.endswith((".insert", ".select"))]
+
+    def remember(self, heard, play) -> None:
+        "What `it` will mean in the next line"
+        args = play["args"] if isinstance(play, dict) else {}
+        table = play["action"].partition(".")[0] if args else ""
+        named = [t for t, found in heard.linked.items() if found.names and not found.unsure and t != "app"]
+        if table in heard.rows and (args.get("id") or args.get("name")): self.last = {table: args.get("set", {}).get("name") or args.get("id") or args.get("name")}
+        elif named: self.last = {named[0]: heard.linked[named[0]].names[0]}
+        self.before = pair(turn(heard), play if isinstance(play, dict) else NONE)
+
+    def page(self, view):
+        "Phrases by action, each a button"
+        groups = {}
+        for e in self.ready().pool: groups.setdefault(e.play["action"], []).append(e.said)
+        cards = [Article(P(Strong(name if name != "none" else "Just talk")), Div(*(ActionButton(f"“{said}”", "phrases.say", cls="outline", pane="right", text=said) for said in said_all[:6]), cls="try"),
+                         cls="card") for name, said_all in groups.items()]
+        return PageHead(self.title, self.__doc__), *cards
+
+    @action(undo=False, danger="person", heard=False)
+    async def say(self, text: str):
+        "Say a phrase to the assistant"
+        await here().chat.hear(text, calling.get().tab)
+
+
+def _leans(part: str) -> bool:
+    return bool(re.match(r"^\W*(and|also|actually|then|no)\b", part, re.I)) or bool(_PRONOUN.search(part) and len(part.split()) < 9)
