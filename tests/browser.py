@@ -141,13 +141,12 @@ class Ollama:
             def do_GET(self): outer._tags(self)
             def do_POST(self): outer._post(self, json.loads(self.rfile.read(int(self.headers["content-length"]))))
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.handle_error = lambda *args: None   # a client that went away
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def close(self): self.server.shutdown(), self.server.server_close()
-
-    def chats(self) -> list[dict]: return list(self.seen)
 
     def _whole(self, to, answer: dict, status: int = 200):
         body = json.dumps(answer).encode()

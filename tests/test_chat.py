@@ -301,7 +301,7 @@ def test_each_error_of_ollama_is_a_sentence_and_the_next_line_works(talk, way, i
     live.ollama.script[:] = ["Here I am."] if way != "guided" else [NONE, "Here I am."]
     again = live.say("hello again")
     assert words(again) == "Here I am." and again[-1]["done"]["state"] == "done"
-    assert "broke off" not in json.dumps(live.ollama.seen[-1]["messages"])
+    assert cause not in json.dumps(live.ollama.seen[-1]["messages"])
 
 
 def test_a_refused_connection_is_a_sentence_with_a_way_out(fresh, browse, tmp_path):
@@ -309,9 +309,10 @@ def test_a_refused_connection_is_a_sentence_with_a_way_out(fresh, browse, tmp_pa
     v.say("hello")
     reply = v.answered("Ollama does not answer", "failed")
     expect(reply).to_contain_text("ollama serve")
-    expect(reply.get_by_role("button", name="embedded model")).to_be_visible()
+    way_out = reply.locator(".keys").get_by_role("button").or_(reply.locator(".keys").get_by_role("link")).first
+    expect(way_out).to_be_visible()
     v.page.reload()
-    expect(reply.get_by_role("button", name="embedded model")).to_be_visible()
+    expect(way_out).to_be_visible()
     v.page.get_by_label("Name", exact=True).fill("Buy milk")
     v.page.keyboard.press("Enter")
     v.shows("Buy milk")
@@ -359,7 +360,8 @@ def test_stop_ends_the_reply_keeps_what_was_said_and_frees_the_model(talk, brows
     v.say("again")
     v.answered("Fresh.")
     assert "never said" not in v.page.locator("#msg-list").inner_text()
-    assert [m["content"] for m in live.ollama.seen[-1]["messages"][1:]][-3:] == ["hello", "Half a thought", "again"]
+    told = [m["content"] for m in live.ollama.seen[-1]["messages"]][-3:]
+    assert told[0].endswith("hello") and told[1] == "Half a thought" and told[2].endswith("again")
 
 
 def test_escape_stops_too(talk, browse):
@@ -403,7 +405,7 @@ def test_a_second_tab_sees_the_reply_grow_and_a_late_one_joins_in(talk, browse):
     late = v.tab()
     expect(late.locator("#msg-list .msg[data-role=assistant]")).to_contain_text("First para")
     go.set()
-    for page in (v.page, early, late): expect(page.locator("#msg-list")).to_contain_text("First paragraph.\n\nSecond".replace("\n\n", ""))
+    for page in (v.page, early, late): expect(page.locator("#msg-list .msg[data-role=assistant]")).to_contain_text("Second")
     end.set()
     v.answered("Second one.")
     texts = {page.locator("#msg-list .msg[data-role=assistant] .body").inner_html() for page in (v.page, early, late)}
@@ -466,7 +468,7 @@ def test_no_frame_of_any_kind_harms_the_socket(talk, frame):
 
 def test_poke_makes_the_model_say_something_and_clear_can_be_undone(talk, browse):
     v = browse(talk("You are doing well.", "Hi."))
-    v.page.get_by_role("button", name="Poke").or_(v.page.locator("#poke")).first.click()
+    v.page.get_by_role("button", name="Poke").click()
     v.answered("You are doing well.")
     expect(v.page.locator("#msg-list .msg[data-role=user]")).to_have_count(0)
     v.page.get_by_role("button", name="Clear").first.click()
