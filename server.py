@@ -223,13 +223,13 @@ def setup_logging(settings: Settings) -> list[int]:
     "Console through rich and a rotating file under data/logs; returns loguru's handler ids, to take them off again"
     logger.remove()
     level = "DEBUG" if settings.verbose else "INFO"
-    rich_handler = RichHandler(console=console, show_path=False, markup=False, rich_tracebacks=True, log_time_format="%H:%M:%S")
+    rich_handler = RichHandler(console=console, show_path=False, markup=False, log_time_format="%H:%M:%S")
     folder = settings.data / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     line = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level:7} {message}"
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    return [logger.add(rich_handler, level=level, format="{message}", diagnose=False),
-            logger.add(folder / "pianola.log", level="DEBUG", format=line, rotation="10 MB", retention=5, diagnose=False)]
+    return [logger.add(rich_handler, level=level, format="{message}", backtrace=False, diagnose=False),
+            logger.add(folder / "pianola.log", level=level, format=line, rotation="10 MB", retention=5, backtrace=False, diagnose=False)]
 
 
 def show_figlet(text: str, font: str = "small") -> None:

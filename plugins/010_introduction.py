@@ -18,8 +18,8 @@ class Introduction(App):
         return PageHead("Welcome to Pianola", self.__doc__), points, model, self._try(), self._about_you()
 
     def _try(self):
-        buttons = [ActionButton(f"“{text}”", "introduction.ask", cls="outline", data_pane="right", text=text) for text in SAY]
-        greet = ActionButton("Chat with the assistant", "introduction.greet")
+        buttons = [ActionButton(f"“{text}”", "introduction.ask", cls="outline", pane="right", text=text) for text in SAY]
+        greet = ActionButton("Chat with the assistant", "introduction.greet", pane="right")
         return Article(P(Strong("Three things to try"), " (the assistant does them while you watch)"), Div(*buttons, cls="try"), greet, cls="card")
 
     def _about_you(self):

@@ -607,7 +607,7 @@ class Phrases(App):
         known = tuple(k.name for k in keys)
         if known != self.known:
             tables = self.tables()
-            samples = {t: [s if isinstance(s, tuple) else (s, s.lower()) for s in a.samples] for t, a in tables.items() if a.samples}
+            samples = {t: [(s, s.lower(), s.lower()) if isinstance(s, str) else (*s, s[-1])[:3] for s in a.samples] for t, a in tables.items() if a.samples}
             self.player, self.known = Player(keys, samples, {t: a.name for t, a in tables.items()}), known
         return self.player
 

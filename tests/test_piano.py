@@ -158,7 +158,7 @@ def test_noise_takes_time_in_proportion_and_never_raises(noise):
     assert seconds(text) < 25 * min(seconds(text[:10_000]) for _ in range(3)) + 0.05  # 8 if linear, 64 if quadratic
 
 
-def test_megabytes_of_brackets_are_held_only_to_the_limit():
+def test_brackets_without_end_are_held_only_to_the_limit():
     stream = ActionStream(KEYS)
     start = '{"action": "task.insert", "args": {"n": '
     assert stream.feed(start + "[" * 200_000) == []

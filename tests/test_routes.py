@@ -348,6 +348,7 @@ def stopped_in(popen, sig=signal.SIGINT):
 def test_ctrl_c_stops_within_a_second_in_the_middle_of_a_reply_and_with_open_sockets(process, ollama, tmp_path):  # noqa: F811
     ollama.go.clear()
     live, popen = process(OLLAMA_HOST=ollama.url, PIANOLA_MODEL="ollama/quiet:latest", PIANOLA_MODELS=str(tmp_path / "none"))
+    live.do("settings.set", key="way", value="json")
     threading.Thread(target=_say, args=(live,), daemon=True).start()
     threading.Thread(target=lambda: asyncio.run(_sit(live)), daemon=True).start()
     wait_for(lambda: ollama.asked)
