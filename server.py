@@ -69,7 +69,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from typing import NamedTuple
-from itertools import groupby
 from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit
 
 import apsw
@@ -2162,16 +2161,16 @@ class CoreApp(App):
 # |_| |____/_/ \_\_| |___|_|_\ |_| |___/_/ \_\_|\_|\___/
 # 08 PLAYER PIANO: from the model's words to the keys
 
-HELD_MAX, DEEP_MAX, WORD_MAX = 256 * 1024, 64, 100  # characters of one object; its levels of nesting; of a key or name
-_DOTTED, _BLANK = re.compile(r"\w+(\.\w+)+"), re.compile(r"[ \t\r\n]+")
-_PLAIN = re.compile(r"[^{\[`~]+|\{+(?=[^\s\"'“”‘’a}])")
-_TICKS, _INFO = re.compile(r"`+|~+"), re.compile(r"[^{\[`\n]*")
-_SCALAR, _STRING = re.compile(r"[-+.\w]+", re.A), re.compile(r'[^"\\\x00-\x1f]*')
-_LOOSE, _LOOSE_STRING = re.compile(r'[ \t\r]+|[^{}\[\]"`\s][^{}\[\]"`\n]*'), re.compile(r'[^"\n]+')
-_HEAD = re.compile(r"\{\s*[\"'“”‘’]?action[\"'“”‘’]?\s*:\s*[\"'“”‘’]?([\w.]*)")
-_HEAD_PART = re.compile(r"\{\s*([\"'“”‘’]?(a|ac|act|acti|actio|action[\"'“”‘’]?\s*)?)?")  # `_HEAD` up to its colon
-_MISSING = {"C": "a colon is missing", "N": "a comma or a closing brace is missing",
-            "K": "a key in double quotes is missing", "V": "a value is missing or is not JSON"}
+HELD_MAX, DEEP_MAX, FENCE_MAX = 256 * 1024, 64, 100  # characters of an object, its levels, characters of a fence line
+_HEADS, _QUOTES = ("{action:", "{args:"), "\"'“”‘’"  # how an action begins, blanks and quotes left out
+_DOTTED, _NAMED = re.compile(r"\w+(\.\w+)+"), re.compile(r"\{\W*action\W*([\w.]+)")
+_PLAIN, _EXAMPLE = re.compile(r"[^{\[`~]*"), re.compile(r"[^`~]*")  # words; inside an example braces are words too
+_STRING = re.compile(r'[^"\\\n]*')
+_OTHER = re.compile(r"[\s,:\d.+\-Etrufalsn]*")  # what JSON has between strings and brackets: numbers, true, false, null
+_LOOSE = re.compile(r'\s+|[^"{}\[\]`\s][^"{}\[\]`\n]*|')  # the same for what may be an action written badly
+_WORDS = re.compile(r"[^\s\"'“”‘’{}\[\],:\-\da-z]")  # no line of an object begins so: these are words again
+_FENCE = re.compile(r"(`{3,}|~{3,})\s*(\S*)[^\n]*")
+_FENCE_PART = re.compile(r"`{1,2}|~{1,2}|(`{3,}|~{3,})[^`{\n]*")
 Prose = NamedTuple("Prose", [("text", str)])
 Play = NamedTuple("Play", [("name", str), ("args", dict)])
 Broken = NamedTuple("Broken", [("text", str), ("why", str)])
@@ -2190,235 +2189,176 @@ def load_strictly(text: str):
         return dict(pairs)
     def number(word):
         if math.isfinite(float(word)): return float(word)
-        raise ValueError("a number is too large")
+        raise ValueError("a number is too large or is none")
     value = json.loads(text, object_pairs_hook=once, parse_float=number, parse_constant=number)
     if re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False)): raise ValueError("half a character")
     return value
 
 
-class _Json:
-    "Strict JSON, token by token. `want`: V value, F first item, K key, G first key, C colon, N next, S scalar's rest."
-
-    def __init__(self, opening):
-        self.stack, self.base = [opening], int(opening == "[")  # base: the level at which an action's object stands
-        self.want, self.last, self.text, self.escaped = "G" if opening == "{" else "F", opening, False, False
-        self.is_key, self.word, self.key = False, "", ""
-
-    def step(self, text, i):
-        "Where the token at `i` ends, or -1 where it is not JSON."
-        if self.text: return self._string(text, i)
-        c, want, blank = text[i], self.want, _BLANK.match(text, i)
-        if blank: self.want, self.last = "N" if want == "S" else want, " "
-        elif c == '"' and want in "VFKG": self.text, self.is_key, self.word, self.last = True, want in "KG", "", c
-        elif c in "{[" and want in "VF" and len(self.stack) < DEEP_MAX:
-            self.stack, self.want, self.last = self.stack + [c], "G" if c == "{" else "F", c
-        elif c in "}]" and self.stack[-1] + c in ("{}", "[]") and want in ("NSG" if c == "}" else "NSF"):
-            self.stack, self.want, self.last = self.stack[:-1], "N", c
-        elif c == "," and want in "NS": self.want, self.last = "K" if self.stack[-1] == "{" else "V", c
-        elif c == ":" and want == "C": self.want, self.last = "V", c
-        elif want in "VFS" and (blank := _SCALAR.match(text, i)): self.want, self.last = "S", "0"
-        else: return -1
-        return blank.end() if blank else i + 1
-
-    def _string(self, text, i):
-        end = i if self.escaped else _STRING.match(text, i).end()
-        self.word, c = (self.word + text[i:end])[:WORD_MAX], text[end:end + 1]
-        if c and c not in '"\\' and not self.escaped: return -1 if end == i else end
-        if c == '"' and not self.escaped:
-            self.text, self.want = False, "C" if self.is_key else "N"
-            if self.is_key: self.key = self.word
-        elif c: self.escaped, self.word = not self.escaped, "\\"
-        return end + len(c)
-
-    def may_act(self):
-        "May the innermost open object still be an action, by its keys?"
-        if not self.is_key or self.last != '"': return True
-        return any(k.startswith(self.word) if self.text else k == self.word for k in ("action", "args"))
-
-    def why(self, c):
-        "Why the character `c` is wrong here, in plain English."
-        if self.text: return "a line break inside a string must be written \\n"
-        if c in "'“”‘’": return "JSON takes straight double quotes"
-        if len(self.stack) >= DEEP_MAX and c in "{[": return "it nests too deep"
-        if self.want == "K" and c == "}": return "there is a comma before the closing brace"
-        return _MISSING[{"G": "K", "F": "V", "S": "N"}.get(self.want, self.want)] + f" before {c}"
-
-
 class ActionStream:
-    "Fed chunks, answers Prose, Play and Broken; holds back only what may be an action, or an array or fence of them."
+    """Fed chunks, answers Prose, Play and Broken; holds back only what may still be an action, or a fence of them.
+
+    A `mode` reads on from a place in the text and answers where it stopped. _prose goes to _fence_line where a line
+    begins with ``` and to _head at a bracket; _head to _hold once it reads like an action, else to _pass: other JSON.
+    """
 
     def __init__(self, names=None):
-        self.names, self.known = names, _DOTTED.fullmatch if names is None else frozenset(names).__contains__
-        self.out, self.mode, self.blank = [], self._prose, True  # blank: only blanks so far in this line
-        self.fence, self.example = "", False
-        self.opener, self.played = None, False  # the first line of a fence, withheld while it holds only actions
-        self.held, self.size, self.lead, self.scan, self.why = None, 0, "", None, ""
+        self.known = _DOTTED.fullmatch if names is None else frozenset(names).__contains__
+        self.out, self.words = [], []  # the pieces to answer, and the prose after them
+        self.mode, self.blank = self._prose, True  # blank: only blanks so far in this line
+        self.held, self.size, self.head, self.array = [], 0, "", False  # array: we are in one that may hold actions
+        self.depth, self.deepest, self.quoted, self.escaped, self.last = 0, 0, False, False, ""
+        self.fence, self.example = "", False  # the marks that opened the fence we are in
+        self.opener, self.played = "", False  # its first line, withheld while there are only actions in it
 
     def feed(self, chunk: str) -> list:
         "The pieces that `chunk` completes."
         at = 0
-        while at < len(chunk): at = self.mode(chunk, at)
-        return self._take()
+        while at < len(chunk):
+            start, at = at, self.mode(chunk, at)
+            line = chunk.rfind("\n", start, at) + 1
+            self.blank = (self.blank or line > 0) and not chunk[line or start:at].strip()
+        self._put()
+        pieces, self.out = self.out, []
+        return pieces
 
     def close(self) -> list:
         "The last pieces: the stream has ended."
-        if self.mode == self._ticks: self._fence("\n")
-        text = "".join(self.held or "")
-        head = text.startswith("{") and _HEAD.match(text)
-        cut = head and head[1] and head.end() == len(text)
-        if head and (self.known(head[1]) or cut and any(n.startswith(head[1]) for n in self.names or [head[1]])):
-            self._broken(self.why or f"it ends {'inside a string' if self.scan.text else 'before its closing brace'}")
-        elif self.mode != self._scan or not self.item or "{" in text: self._release()
-        if self.opener is not None and not self.played: self._say("")
-        self.mode, self.opener = self._prose, None
-        return self._take()
+        if self.mode == self._fence_line: self._end_line("\n")
+        elif self.mode == self._hold: self._judge()
+        self._say(self._unhold())
+        self.words.append("" if self.played else self.opener)
+        self.opener, self.mode = "", self._prose
+        return self.feed("")
 
-    def _take(self):
-        runs, self.out = groupby(self.out, type), []
-        return [p for kind, run in runs for p in ([Prose("".join(q.text for q in run))] if kind is Prose else run)]
+    def _put(self, *pieces):
+        if text := "".join(self.words): self.out.append(Prose(text))
+        self.words = []
+        self.out += pieces
 
     def _say(self, text):
-        if self.opener is not None: text, self.opener = self.opener + text, None
-        if text: self.out.append(Prose(text))
+        "Adds prose; blanks after a withheld fence line are withheld with it."
+        if self.opener and not text.strip() and len(self.opener + text) < 1000: self.opener += text
+        else:
+            self.words += [self.opener, text]
+            self.opener = ""
 
     def _keep(self, text):
-        "Holds `text` back, or says it where nothing is held."
-        line = text[text.rfind("\n") + 1:]
-        self.blank = (self.blank or len(line) < len(text)) and not line.strip()
-        if self.held is None: return self._say(text)
         self.held.append(text)
         self.size += len(text)
 
-    def _hold(self, mode, text=""):
-        self.mode, self.held, self.size, self.lead, self.why, self.item = mode, [], 0, "", "", False
-        self._keep(text)
-
-    def _release(self, mode=None):
-        if text := self.lead + "".join(self.held or ""): self._say(text)
-        self.held, self.lead, self.mode = None, "", mode or self.mode
-
-    def _broken(self, why):
-        self.out.append(Broken(self.lead + "".join(self.held), why))
-        self.held, self.lead, self.mode, self.played = None, "", self._prose, True
+    def _unhold(self):
+        text = "".join(self.held)
+        self.held, self.size = [], 0
+        return text
 
     def _prose(self, text, i):
-        c, plain = text[i], _PLAIN.match(text, i)
-        if c in "`~" and (self.blank or self.opener is not None): self._hold(self._ticks)
-        elif c in "{[" and not plain and not self.example:
-            self.scan = _Json(c)
-            self._hold(self._scan, c)
+        c = text[i]
+        if c in "`~" and self.blank:
+            self.mode = self._fence_line
+            return i
+        if c in "{[" and not self.example:
+            self._keep(c)
+            self.array, self.head, self.mode = c == "[", "" if c == "[" else c, self._head
             return i + 1
-        else:
-            run = (plain or _TICKS.match(text, i) or [c])[0]
-            if self.opener is None or run.strip() or len(self.opener + run) > 1000: self._keep(run)
-            else: self.opener, self.blank = self.opener + run, self.blank or "\n" in run
-            return i + len(run)
-        return i
-
-    def _ticks(self, text, i):
-        "Collects a run of backticks (or tildes) that may open or close a fence."
-        run = _TICKS.match(text, i)
-        if not run or (self.held[1:] and self.held[1][0] != text[i]) or self.size > HELD_MAX: self._fence(text[i])
-        else: self._keep(run[0])
-        return i + len(run[0]) if self.mode == self._ticks else i
-
-    def _fence(self, after):
-        run = "".join(self.held)
-        closes = self.fence and run.startswith(self.fence)
-        closes = closes and (after in "\r\n" if self.example else not after.isalnum())
-        if closes and self.opener is not None and self.played:
-            self.held, self.opener, self.mode = None, None, self._prose
-        elif closes or len(run) < 3 or self.size > HELD_MAX or self.fence and (self.example or not after.isalnum()):
-            self._release(self._prose)
-        else:
-            if not self.played: self._say("")
-            self.fence, self.opener, self.mode, closes = run, None, self._info, False
-        if closes: self.fence, self.example = "", False
-
-    def _info(self, text, i):
-        "Collects what follows an opening fence in its line."
-        part = _INFO.match(text, i, i + WORD_MAX + len(self.fence) - self.size)[0]
-        self._keep(part)
-        ended = self.size >= WORD_MAX + len(self.fence)
-        if not ended and i + len(part) == len(text): return len(text)
-        line, inline = "".join(self.held), not ended and text[i + len(part)] == "`"
-        words = line[len(self.fence):].lower().split()
-        self.example = words[:1] == ["example"] and not inline
-        if inline or self.example or ended or len(words) > 1: self._release(self._prose)
-        else: self.opener, self.played, self.held, self.mode = line, False, None, self._prose
-        if inline: self.fence = ""
-        return i + len(part)
-
-    def _scan(self, text, i):
-        "Reads JSON, held back while its innermost object may still be an action."
-        if self.held is None: return self._track(text, i)
-        end = self.scan.step(text, i)
-        if end < 0 and (not self.held or self.held[0][0] != "{"): self._release(self._prose)
-        elif end < 0: self.why, self.mode = self.scan.why(text[i]), self._head
-        else:
-            self._keep(text[i:end])
-            self._look(len(self.scan.stack) - self.scan.base)
-            if not self.scan.stack: self._release(self._prose)
-        return max(i, end)
-
-    def _track(self, text, i):
-        "Passes other JSON on, to its end, so that nothing inside it is played."
-        end, step = i, self.scan.step
-        while end < len(text) and self.scan.stack and (after := step(text, end)) >= 0: end = after
-        self._keep(text[i:end])
-        if end < len(text) or not self.scan.stack: self.mode = self._prose
+        end = (_EXAMPLE if self.example else _PLAIN).match(text, i + 1).end()
+        self._say(text[i:end])
         return end
-
-    def _look(self, depth):
-        "Decides after a token at `depth` (0: where an action may stand) whether to play, to drop or to go on holding."
-        last, at_word = self.scan.last, depth == 1 and self.scan.last == '"'
-        named = at_word and not self.scan.is_key and not self.scan.text and self.scan.key == "action"
-        if self.size > HELD_MAX: self._release()
-        elif last == "{" and depth == 1: self.lead, self.held, self.size = "".join(self.held[:-1]), ["{"], 1
-        elif last == "}" and depth == 0: self._judge("".join(self.held))
-        elif last == "]" and depth < 0 and self.item: self.held = None
-        elif depth == 0 and last in '"0' or depth == 1 and last == "[": self._release()
-        elif at_word and not self.scan.may_act() or named and not self.known(self.scan.word): self._release()
-
-    def _judge(self, text):
-        try: value = load_strictly(text)
-        except ValueError as e:
-            if (head := _HEAD.match(text)) and self.known(head[1]): return self._broken(f"it is not valid JSON: {e}")
-            return self._release()
-        name, args = value.get("action"), value.get("args")
-        if len(value) != 2 or not isinstance(name, str) or not isinstance(args, dict) or not self.known(name):
-            return self._release()
-        self.out.append(Play(name, args))
-        self.held, self.size, self.lead, self.played, self.item = [], 0, "", True, True
 
     def _head(self, text, i):
-        "JSON has failed: is it an action written badly? Takes a character more until that is clear."
-        held, c = "".join(self.held), text[i]
-        head = _HEAD.match(held)
-        if head and (head.end() < len(held) or not (c.isalnum() or c in "._ \"'“”‘’") or self.size > HELD_MAX):
-            if not self.known(head[1]): self._release(self._prose)
-            else: self.mode, self.level, self.quoted = self._loose, len(self.scan.stack) - self.scan.base, False
-        elif len(held) < 4 * WORD_MAX and (_HEAD.match(held + c) or _HEAD_PART.fullmatch(held + c)):
-            self._keep(c)
-            self.held = [held + c]
+        "Holds an opening bracket, or what follows an action in an array, until it is clear whether an action begins."
+        c = text[i]
+        if c == "]" and not self.head and self.held[:1] != ["["]:  # an array of actions goes with its brackets
+            self._unhold()
+            self.mode = self._prose
             return i + 1
-        else: self._release(self._prose)
+        if not c.isspace() and c not in (_QUOTES if self.head else ","): self.head += c
+        fits = self.size < HELD_MAX and any(h.startswith(self.head) for h in _HEADS)
+        if fits: self._keep(c)
+        if not fits or self.head in _HEADS:
+            self.depth, self.deepest, self.last = self.array + ("{" in self.held), 0, ":"
+            self.quoted, self.escaped = self.held.count('"') % 2 == 1, False
+            self.mode = self._hold if fits else self._pass
+        if not fits: self._say(self._unhold())
+        return i + fits
+
+    def _token(self, text, i, between, end):
+        "Reads one token of JSON and answers where it stops: `i` where there is none; `between` is a pattern."
+        c = text[i]
+        if self.escaped: self.escaped = False
+        elif c == '"': self.quoted = not self.quoted
+        elif c == "\\" and self.quoted: self.escaped = True
+        elif self.quoted: return _STRING.match(text, i, end).end()
+        elif c in "{[": self.depth += 1
+        elif c in "}]": self.depth -= 1
+        else: return between.match(text, i, end).end()
+        self.deepest = max(self.deepest, self.depth)
+        return i + 1
+
+    def _pass(self, text, i):
+        "Other JSON is prose to its end, so that nothing inside it is played; what is not JSON after all ends it too."
+        end = i
+        while end < len(text) and self.mode == self._pass:
+            start, end = end, self._token(text, end, _OTHER, len(text))
+            if end == start or self.depth <= 0: self.mode = self._prose
+        self._say(text[i:end])
+        return end
+
+    def _hold(self, text, i):
+        "Holds what reads like an action until its braces balance, or until something else begins."
+        stray = self.blank and _WORDS.match(text, i) or text[i] == "{" and self.last not in ":,["
+        end = i if stray and not self.quoted else self._token(text, i, _LOOSE, i + HELD_MAX + 1 - self.size)
+        self._keep(text[i:end])
+        self.last = text[i:end].rstrip()[-1:] or self.last
+        if end == i or self.depth <= self.array: self._judge()
+        elif self.size > HELD_MAX:
+            self._say(self._unhold())
+            self.mode = self._pass
+        return end
+
+    def _judge(self):
+        "Plays what is held, says what is broken in it, or gives it back as prose."
+        text = self._unhold()
+        if piece := self._weigh(text[text.index("{"):]):
+            self._put(piece)
+            self.played, self.head, self.mode = True, "", self._head if self.array else self._prose
+        else:
+            self._say(text)
+            self.mode = self._pass if self.array else self._prose
+
+    def _weigh(self, text):
+        "The Play or Broken that `text` is, or None."
+        try:
+            if self.deepest > DEEP_MAX: raise ValueError("it nests too deep")
+            value = load_strictly(text)
+        except ValueError as e:
+            named = _NAMED.match(text)
+            return Broken(text, f"it is not valid JSON: {e}") if named and self.known(named[1]) else None
+        name, args = value.get("action"), value.get("args")
+        exact = len(value) == 2 and isinstance(name, str) and isinstance(args, dict)
+        return Play(name, args) if exact and self.known(name) else None
+
+    def _fence_line(self, text, i):
+        "Collects a line that may open or close a fence."
+        line = "".join(self.held) + text[i]
+        if len(line) <= FENCE_MAX and _FENCE_PART.fullmatch(line):
+            self._keep(text[i])
+            return i + 1
+        self._end_line(text[i])
         return i
 
-    def _loose(self, text, i):
-        "Looks for the end of a broken action: its braces balance, or a line begins like something else."
-        c, run = text[i], (_LOOSE_STRING if self.quoted else _LOOSE).match(text, i, i + HELD_MAX + 1 - self.size)
-        other = c not in " \t\r'“”‘’,:\"{}[]" or c == "{" and self.held[-1][-1] == "\n"
-        end = run.end() if run else i + 1
-        if not self.quoted and (c == "`" or self.blank and other):
-            self._broken(self.why)
-            return i
-        if not run and c in '"\n': self.quoted = c == '"' and not self.quoted
-        elif not self.quoted and not run: self.level += (c in "{[") - (c in "}]")
-        self._keep(text[i:end])
-        if self.level <= 0: self._broken(self.why)
-        elif self.size > HELD_MAX: self._release(self._prose)
-        return end
+    def _end_line(self, after):
+        "Opens or closes a fence, or neither; a fence with nothing but actions in it goes with its marks."
+        line, self.mode = self._unhold(), self._prose
+        marks, word = found.groups() if (found := _FENCE.fullmatch(line)) else ("", "")
+        example = word.lower() == "example" and after in "\n{"
+        if marks and not word and self.fence and marks.startswith(self.fence):
+            if not self.opener or not self.played: self._say(line)
+            self.fence, self.example, self.opener = "", False, ""
+        elif marks and not self.example and (example or after == "\n"):
+            self.words.append(self.opener)
+            self.fence, self.example, self.opener, self.played = marks, example, line, False
+        else: self._say(line)
 
 
 TOOLS = [  # general verbs: the table or app is an argument, so the prompt's front never changes
@@ -2867,7 +2807,7 @@ class Chat:
 
     async def _repair(self, turn: Turn, why: str) -> None:
         turn.repaired = True
-        text = f"(That action was not understood: {why} Write the one JSON object again, correctly, and nothing else.)"
+        text = f"(That action was not understood: {why}. Write the one JSON object again, correctly, and nothing else.)"
         await self.db.write(self.conversation.add, "user", text, "prompt")
 
     async def _tools(self, turn: Turn, model: "Playing") -> None:
