@@ -82,7 +82,8 @@ import rich.table
 import uvicorn
 from dotenv import dotenv_values
 from fasthtml.common import (
-    A, Article, Aside, Body, Button, Details, Dialog, Div, FastHTML, Fieldset, Footer, Form, H1, H2, Head, Header, Html, Input,
+    A, Article, Aside, Body, Button, Details, Dialog, Div, FastHTML, Fieldset, Footer, Form, H1, H2, Head, Header, Html,
+    Input,
     Kbd, Label, Li, Link, Main, Meta, NotStr, Nav, Option, P, Progress, Script, Section, Select, Small, Span, Strong,
     Summary, Table, Tbody, Td, Textarea, Th, Thead, Time, Title, Tr, Ul, to_xml)
 from filelock import FileLock, Timeout
@@ -163,7 +164,8 @@ class Settings:
     def from_env(cls, env: dict | None = None) -> "Settings":
         "Settings from the environment; a line of .env counts where the environment says nothing"
         env = {**dotenv_values(".env"), **os.environ} if env is None else env
-        names = {"data": "PIANOLA_DATA", "plugins": "PIANOLA_PLUGINS", "prompt": "PIANOLA_PROMPT", "models": "PIANOLA_MODELS",
+        names = {"data": "PIANOLA_DATA", "plugins": "PIANOLA_PLUGINS", "prompt": "PIANOLA_PROMPT",
+                 "models": "PIANOLA_MODELS",
                  "offline": "PIANOLA_OFFLINE", "model": "PIANOLA_MODEL", "token": "PIANOLA_TOKEN"}
         found = {}
         for f in dataclasses.fields(cls):
@@ -228,7 +230,8 @@ def setup_logging(settings: Settings) -> list[int]:
     line = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level:7} {message}"
     logging.getLogger("httpx").setLevel(logging.WARNING)
     return [logger.add(rich_handler, level=level, format="{message}", backtrace=False, diagnose=False),
-            logger.add(folder / "pianola.log", level=level, format=line, rotation="10 MB", retention=5, backtrace=False, diagnose=False)]
+            logger.add(folder / "pianola.log", level=level, format=line, rotation="10 MB", retention=5, backtrace=False,
+                       diagnose=False)]
 
 
 def show_figlet(text: str, font: str = "small") -> None:
@@ -291,7 +294,8 @@ class SystemPrompt:
         "The front, in its fixed order: who · manners · how to play · expert"
         how = {"guided": PLAY_GUIDED, "tools": PLAY_TOOLS, "json": PLAY_JSON}[way]
         parts = [Layer("who", self.text()), Layer("manners", MANNERS if manners else ""),
-                 Layer("how to play", DESCRIBED.format(name=self.app_name) + "\n" + how), Layer("expert", _read_expert(expert))]
+                 Layer("how to play", DESCRIBED.format(name=self.app_name) + "\n" + how),
+                 Layer("expert", _read_expert(expert))]
         return [p for p in parts if p.text]
 
 
@@ -409,7 +413,8 @@ class Database:
     def _migrate(self) -> None:
         done = self.one("pragma user_version")["user_version"]
         if done > len(MIGRATIONS):
-            raise PianolaError(f"{self.path} was made by a newer Pianola.", "Update this one, or choose another PIANOLA_DATA.")
+            raise PianolaError(f"{self.path} was made by a newer Pianola.",
+                               "Update this one, or choose another PIANOLA_DATA.")
         for number, script in enumerate(MIGRATIONS[done:], done + 1):
             self._own.db.conn.execute(f"{script}; pragma user_version={number}")
 
@@ -486,7 +491,8 @@ class Store(MutableMapping):
         return json.loads(row["value"])
 
     def __setitem__(self, key: str, value) -> None:
-        here().db.do(f"insert into {self.table} values(?, ?) on conflict(key) do update set value=excluded.value", key, to_json(value))
+        here().db.do(f"insert into {self.table} values(?, ?) on conflict(key) do update set value=excluded.value", key,
+                     to_json(value))
 
     def __delitem__(self, key: str) -> None:
         self[key]
@@ -508,13 +514,17 @@ class Choice:
 
 
 CHOICES = {
-    "theme": Choice("auto", Literal["auto", "light", "dark", "matrix"], "Colours of the page; auto follows the system."),
-    "model_mode": Choice("ask", Literal["ask", "watch", "play"], "What the assistant may do: ask before deleting, ask before every "
+    "theme": Choice("auto", Literal["auto", "light", "dark", "matrix"],
+                    "Colours of the page; auto follows the system."),
+    "model_mode": Choice("ask", Literal["ask", "watch", "play"],
+                         "What the assistant may do: ask before deleting, ask before every "
                          "change, or play freely. Whatever it does has an Undo."),
-    "way": Choice("auto", Literal["auto", "guided", "tools", "json"], "How the model plays: auto chooses by its size and abilities."),
+    "way": Choice("auto", Literal["auto", "guided", "tools", "json"],
+                  "How the model plays: auto chooses by its size and abilities."),
     "manners": Choice(True, bool, "Ask the assistant for short, plain answers."),
     "expert": Choice("", str, "Path of a text file with expert knowledge that the assistant always has at hand."),
-    "context": Choice(8192, Literal[4096, 8192, 16384, 32768], "Context length in tokens, set on every request. More needs more memory."),
+    "context": Choice(8192, Literal[4096, 8192, 16384, 32768],
+                      "Context length in tokens, set on every request. More needs more memory."),
     "remote_events": Choice(False, bool, "Let a model on another machine hear what you do in the apps."),
 }
 
@@ -619,8 +629,10 @@ class Conversation:
             rows = [r for r in rows if r["id"] >= start]
         system = {"role": "system", "content": "\n\n".join(layer.text for layer in layers)}
         report = [{"part": layer.name, "tokens": count_tokens(layer.text), "text": layer.text} for layer in layers]
-        report += [{"part": f"#{r['id']} {r['kind']}", "role": r["role"], "tokens": r["tokens"], "text": r["content"]} for r in rows]
-        return Context([system, *merge_rows(rows, plain)], report, sum(r["tokens"] for r in report), self._outside(rows))
+        report += [{"part": f"#{r['id']} {r['kind']}", "role": r["role"], "tokens": r["tokens"], "text": r["content"]}
+                   for r in rows]
+        return Context([system, *merge_rows(rows, plain)], report, sum(r["tokens"] for r in report),
+                       self._outside(rows))
 
     def _since(self, start: int, events: bool) -> list[dict]:
         return self.db.q("select * from message where id >= ? and (kind != 'event' or ? or actor = 'model') "
@@ -1249,7 +1261,8 @@ class Models:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.providers: dict[str, Provider] = {"ollama": OllamaProvider(settings.ollama_host), "embedded": EmbeddedProvider(settings.models)}
+        self.providers: dict[str, Provider] = {"ollama": OllamaProvider(settings.ollama_host),
+                                               "embedded": EmbeddedProvider(settings.models)}
         self.found: list[ModelInfo] = []
         self.current, self.note, self.fetching = "", "", {}
         self.on_change: Callable[[], None] = lambda: None
@@ -1293,8 +1306,11 @@ class Models:
         self.found = [info for found in lists if isinstance(found, list) for info in found]
         names = [f"{i.provider}/{i.name}" for i in self.found]
         wanted = [self.settings.model, chosen.get("model", "")]
-        ready = [n for n in names if n.startswith("ollama/")] + [f"embedded/{n}" for n in (DEFAULT, FLOOR) if f"embedded/{n}" in names]
-        self.current = next((w for w in wanted if w and (w in names or "/" in w and w.partition("/")[0] in self.providers)), (ready + names + [""])[0])
+        ready = [n for n in names if n.startswith("ollama/")] + [f"embedded/{n}" for n in (DEFAULT, FLOOR)
+                                                                 if f"embedded/{n}" in names]
+        self.current = next((w for w in wanted if w
+                             and (w in names or "/" in w and w.partition("/")[0] in self.providers)),
+                             (ready + names + [""])[0])
         self.on_change()
         return self.found
 
@@ -1333,9 +1349,11 @@ class Models:
         if not full: full = self.current = (await self.refresh() and self.current) or ""
         provider, _, short = full.partition("/")
         if provider not in self.providers:
-            raise ModelError("There is no language model yet." + (f" {self.note}" if self.note else ""), "Start Ollama, or fetch an embedded model on the Models page.")
+            raise ModelError("There is no language model yet." + (f" {self.note}" if self.note else ""),
+                             "Start Ollama, or fetch an embedded model on the Models page.")
         info = next((i for i in self.found if i.provider == provider and i.name == short), None)
-        yield Playing(self.providers[provider], info or ModelInfo(short, provider, local=self.providers[provider].local))
+        yield Playing(self.providers[provider],
+                      info or ModelInfo(short, provider, local=self.providers[provider].local))
 
     def menu(self) -> list:
         "The model menu's items"
@@ -1365,7 +1383,8 @@ class Models:
 LongText = Annotated[str, "long"]   # a text of several lines, in a dataclass or a signature
 CSP = ("default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
        "frame-ancestors 'none'")
-HTMX_CONFIG = {"metaCharacter": "-", "includeIndicatorCSS": False, "history": False, "noSwap": [204, 304, "4xx", "5xx"], "defaultSwap": "none",
+HTMX_CONFIG = {"metaCharacter": "-", "includeIndicatorCSS": False, "history": False, "noSwap": [204, 304, "4xx", "5xx"],
+               "defaultSwap": "none",
                "ws": {"pauseOnBackground": False, "reconnectDelay": 300, "reconnectMaxDelay": 5000},
                "sse": {"pauseOnBackground": False}}
 SAFE_LINK = re.compile(r"(https?://|mailto:|/app/|/file/|#)", re.I)
@@ -1399,7 +1418,8 @@ def _markdown() -> MarkdownIt:
     for name in ("fence", "code_block"): md.add_render_rule(name, _render_code)
     md.add_render_rule("image", lambda self, tokens, i, options, env: Safe(tokens[i].content or "image"))
     md.add_render_rule("link_open", _render_link)
-    for name in ("th_open", "td_open"): md.add_render_rule(name, lambda self, tokens, i, options, env: f"<{tokens[i].tag}>")
+    for name in ("th_open", "td_open"): md.add_render_rule(name, lambda self, tokens, i, options,
+                                                           env: f"<{tokens[i].tag}>")
     return md
 
 
@@ -1431,7 +1451,8 @@ def Clock(iso: str):
 def ActionButton(label, action: str, cls: str = "", title: str = "", pane: str = "", **args):
     "A button that performs an action with `args`; on a narrow page `pane` (left or right) comes into view"
     symbol = isinstance(label, str) and len(label) == 1
-    return Button(label, type="button", cls=cls, title=title or None, aria_label=title if symbol else None, data_pane=pane or None,
+    return Button(label, type="button", cls=cls, title=title or None, aria_label=title if symbol else None,
+                  data_pane=pane or None,
                   hx_post=f"/do/{action}", hx_swap="none", hx_vals=to_json(args) if args else None)
 
 
@@ -1449,7 +1470,8 @@ def input_kind(annotation) -> tuple[str, tuple]:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return input_kind(next(a for a in typing.get_args(annotation) if a is not type(None)))
     if typing.get_origin(annotation) is list: return "lines", ()
-    return {bool: "checkbox", int: "number", float: "number", dt.date: "date", Path: "file", bytes: "file"}.get(annotation, "text"), ()
+    return {bool: "checkbox", int: "number", float: "number", dt.date: "date", Path: "file",
+            bytes: "file"}.get(annotation, "text"), ()
 
 
 def FieldInput(name: str, annotation, value=None, **attrs):
@@ -1483,14 +1505,16 @@ def FieldError(id: str, text: str = ""):
 def ActionForm(action: str, *parts, button: str = "Save", id: str = "", now: bool = False, reset: bool = False, **args):
     "A form that performs an action with its fields and `args`; `now` sends each change at once, `reset` empties it after"
     hidden = [Input(type="hidden", name=k, value=str(v)) for k, v in args.items()]
-    return Form(*hidden, *parts, "" if now else Button(button, type="submit"), id=id or action.replace(".", "-"), cls="new-row",
+    return Form(*hidden, *parts, "" if now else Button(button, type="submit"), id=id or action.replace(".", "-"),
+                cls="new-row",
                 hx_post=f"/do/{action}", hx_swap="none", hx_trigger="change" if now else None, data_reset=reset or None,
                 novalidate=True)
 
 
 def FilterForm(app: str, *parts):
     "A form that shows the page of `app` again, filtered by its fields"
-    return Form(*parts, cls="list-tools", hx_get=f"/app/{app}", hx_trigger="change, submit", hx_target="#grid-left", hx_swap="outerMorph",
+    return Form(*parts, cls="list-tools", hx_get=f"/app/{app}", hx_trigger="change, submit", hx_target="#grid-left",
+                hx_swap="outerMorph",
                 id=f"{app}-filter")
 
 
@@ -1509,7 +1533,8 @@ def DataTable(heads: Iterable[str], rows: Iterable[Iterable], caption: str = "")
     "A plain table with a header row"
     body = [Tr(*(Td(cell) for cell in row)) for row in rows]
     head = Thead(Tr(*(Th(h, scope="col") for h in heads)))
-    return Div(Table(head, Tbody(*body), cls="data", aria_label=caption or None), cls="scroll", tabindex="0", role="region",
+    return Div(Table(head, Tbody(*body), cls="data", aria_label=caption or None), cls="scroll", tabindex="0",
+               role="region",
                aria_label=caption or "Table")
 
 
@@ -1534,7 +1559,8 @@ def ApprovalCard(row: dict):
     args = json.loads(row["args"])
     table = DataTable(("Argument", "Value"), [(k, to_json(v)) for k, v in args.items()], "Arguments") if args else ""
     if row["state"] != "waiting":
-        return Article(Span(f"♪ {play_label(row['action'], args)} ", Small(row["state"]), cls="key"), id=f"approval-{row['id']}",
+        return Article(Span(f"♪ {play_label(row['action'], args)} ", Small(row["state"]), cls="key"),
+                       id=f"approval-{row['id']}",
                        cls="approval", data_role="approval", data_state=row["state"])
     danger = row.get("why") or "The assistant asks to do this."
     return Article(Header(Strong(f"♪ {row['action']}"), P(danger)), table,
@@ -1566,7 +1592,8 @@ def EventsFold(rows: list[dict]):
     who = {r["actor"] for r in rows}
     by = "you did" if who <= {"user"} else "that happened"
     lines = [json.loads(r["content"]) for r in rows]
-    items = [Li(play_label(e["action"], e["args"], e.get("result")), "" if e["ok"] else Small(" failed")) for e in lines]
+    items = [Li(play_label(e["action"], e["args"], e.get("result")), "" if e["ok"] else Small(" failed"))
+             for e in lines]
     count = f"{len(rows)} thing{'s' if len(rows) > 1 else ''} {by}"
     return Details(Summary(count), Ul(*items), id=f"m{rows[0]['id']}", cls="events", data_role="event")
 
@@ -1580,28 +1607,34 @@ def FetchProgress(fetching: dict):
     "How far the fetching of a model is, with Cancel"
     name, done, total, rate = (fetching[k] for k in ("name", "done", "total", "rate"))
     left = f", {(total - done) / rate:.0f} s left" if rate else ""
-    return Span(f"Fetching {shorten(name, 40)} ", Progress(value=str(done), max=str(total), aria_label=f"Fetching {name}"),
+    return Span(f"Fetching {shorten(name, 40)} ",
+                Progress(value=str(done), max=str(total), aria_label=f"Fetching {name}"),
                 f" {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:.1f} MB/s{left} ",
                 ActionButton("Cancel", "model.stop", cls="quiet"), cls="fetching")
 
 
 def Menu(id: str, label: str, title: str, *items):
     "A drop-down menu in the bar"
-    return Details(Summary(label, title=title, aria_label=f"{title}: {label}"), Ul(*(Li(i) for i in items)), cls="menu", id=id)
+    return Details(Summary(label, title=title, aria_label=f"{title}: {label}"), Ul(*(Li(i) for i in items)), cls="menu",
+                   id=id)
 
 
 def Page(app_name: str, tab: str, look: str, parts: dict):
     "The whole page; `parts` are the pieces by name: bar, left, app, messages, status, palette"
     static = [Link(rel="stylesheet", href=f"/static/vendor/{f}") for f in ("pico.min.css",)]
-    scripts = [Script(src=f"/static/vendor/{f}") for f in ("htmx.min.js", "hx-ws.min.js", "hx-sse.min.js", "Sortable.min.js")]
+    scripts = [Script(src=f"/static/vendor/{f}")
+               for f in ("htmx.min.js", "hx-ws.min.js", "hx-sse.min.js", "Sortable.min.js")]
     head = Head(Meta(charset="utf-8"), Meta(name="viewport", content="width=device-width, initial-scale=1"),
                 Meta(name="htmx-config", content=to_json(HTMX_CONFIG)), Title(f"{parts['app'].title} · {app_name}"),
-                Link(rel="icon", href="/static/favicon.svg"), *static, Link(rel="stylesheet", href=f"/static/app.css?{VERSION}"),
+                Link(rel="icon", href="/static/favicon.svg"), *static,
+                Link(rel="stylesheet", href=f"/static/app.css?{VERSION}"),
                 *scripts, Script(src=f"/static/app.js?{VERSION}"))
     split = Div(id="split", role="separator", tabindex="0", aria_orientation="vertical", aria_label="Width of the chat",
                 aria_valuemin="20", aria_valuemax="75", aria_valuenow="35")
-    body = Body(A("Skip to the chat", cls="skip", href="#msg"), parts["bar"], Div("Reconnecting…", id="offline", role="status", hidden=True),
-                Panes(), Main(parts["left"], split, ChatPane(parts["messages"]), id="columns"), parts["status"], parts["palette"],
+    body = Body(A("Skip to the chat", cls="skip", href="#msg"), parts["bar"],
+                Div("Reconnecting…", id="offline", role="status", hidden=True),
+                Panes(), Main(parts["left"], split, ChatPane(parts["messages"]), id="columns"), parts["status"],
+                parts["palette"],
                 Div(id="toasts", role="status", aria_live="polite"),
                 data_tab=tab, hx_ws_connect=f"/ws?tab={tab}", hx_headers_inherited=to_json({"X-Tab": tab}))
     theme = {"light": {"data-theme": "light"}, "dark": {"data-theme": "dark"},
@@ -1611,15 +1644,19 @@ def Page(app_name: str, tab: str, look: str, parts: dict):
 
 def Panes():
     "On a narrow page: which of the two columns is seen"
-    return Nav(Button("App", type="button", data_pane="left"), Button("Chat", type="button", data_pane="right"), id="panes", aria_label="Panes")
+    return Nav(Button("App", type="button", data_pane="left"), Button("Chat", type="button", data_pane="right"),
+               id="panes", aria_label="Panes")
 
 
 def ChatPane(messages):
     "The right column: head, messages, composer"
-    search = Input(type="search", id="chat-search", name="search", placeholder="Search the chat", aria_label="Search the chat",
-                   hx_get="/messages", hx_trigger="input changed delay:250ms, search", hx_target="#msg-list", hx_swap="outerHTML")
+    search = Input(type="search", id="chat-search", name="search", placeholder="Search the chat",
+                   aria_label="Search the chat",
+                   hx_get="/messages", hx_trigger="input changed delay:250ms, search", hx_target="#msg-list",
+                   hx_swap="outerHTML")
     clear = ActionButton("Clear", "chat.clear", cls="quiet", title="Clear the chat (Undo brings it back)")
-    text = Textarea(id="msg", name="msg", rows="1", aria_label="Message", placeholder="Ask, or / to play an action", maxlength=TEXT_LIMIT,
+    text = Textarea(id="msg", name="msg", rows="1", aria_label="Message", placeholder="Ask, or / to play an action",
+                    maxlength=TEXT_LIMIT,
                     aria_autocomplete="list", aria_controls="complete")
     stop = ActionButton("■", "chat.stop", title="Stop the reply")
     stop.attrs |= {"id": "stop", "hidden": True}
@@ -1638,7 +1675,8 @@ def MessageList(parts: list, older: int | None = None, search: str = ""):
 
 def Older(before: int, search: str = ""):
     "Where older messages load when it comes into view"
-    return Div("Loading older messages…", id="older", cls="muted", hx_get=f"/messages?before={before}&search={quote(search)}",
+    return Div("Loading older messages…", id="older", cls="muted",
+               hx_get=f"/messages?before={before}&search={quote(search)}",
                hx_trigger="intersect once", hx_swap="outerHTML")
 
 
@@ -1649,9 +1687,12 @@ def signature(key) -> str:
 
 def Palette(apps: list, actions: list):
     "Ctrl-K: every app and action by name"
-    options = [Li(app.title, Small(" app"), role="option", data_app=app.name, data_words=f"open {app.name} {app.title}") for app in apps]
-    options += [Li(a.name, Small(f" {a.doc}"), role="option", data_action=a.name, data_hint=signature(a), data_words=f"{a.name} {a.doc}") for a in actions]
-    field = Input(type="search", id="palette-input", placeholder="Go to an app, or play an action", aria_label="Search or do",
+    options = [Li(app.title, Small(" app"), role="option", data_app=app.name,
+                  data_words=f"open {app.name} {app.title}") for app in apps]
+    options += [Li(a.name, Small(f" {a.doc}"), role="option", data_action=a.name, data_hint=signature(a),
+                   data_words=f"{a.name} {a.doc}") for a in actions]
+    field = Input(type="search", id="palette-input", placeholder="Go to an app, or play an action",
+                  aria_label="Search or do",
                   role="combobox", aria_controls="palette-list", aria_expanded="true", autocomplete="off")
     return Dialog(field, Ul(*options, id="palette-list", role="listbox", aria_label="Apps and actions"), id="palette",
                   aria_label="Search or do")
@@ -1681,7 +1722,8 @@ PERMITS = {  # who may do what: yes, ask (a card in the chat), no
 
 class Args(BaseModel):
     "Base of every action's form: unknown names refused, numbers taken for text where text is asked"
-    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True, str_max_length=TEXT_LIMIT, allow_inf_nan=False,
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True, str_max_length=TEXT_LIMIT,
+                              allow_inf_nan=False,
                               protected_namespaces=())
 
 
@@ -1761,7 +1803,8 @@ def form_of(fn: Callable, name: str) -> type[BaseModel]:
     for p in inspect.signature(fn, eval_str=True).parameters.values():
         if p.name in INJECTED or p.kind is p.VAR_KEYWORD: continue
         kind = str if p.annotation is inspect.Parameter.empty else p.annotation
-        if p.annotation is inspect.Parameter.empty and p.default not in (inspect.Parameter.empty, None): kind = type(p.default)
+        if p.annotation is inspect.Parameter.empty and p.default not in (inspect.Parameter.empty,
+                                                                         None): kind = type(p.default)
         if kind in (Path, bytes): kind = str
         fields[p.name] = (kind, ... if p.default is inspect.Parameter.empty else p.default)
     return create_model(name, __base__=Args, **fields)
@@ -1805,7 +1848,8 @@ class App:
 
     def actions(self) -> list[Action]:
         "The actions of this app: its methods marked with `@action`"
-        return [self._action_of(fn) for _, fn in inspect.getmembers(self, lambda o: hasattr(o, "action") and callable(o))]
+        return [self._action_of(fn) for _,
+                fn in inspect.getmembers(self, lambda o: hasattr(o, "action") and callable(o))]
 
     def _action_of(self, fn) -> Action:
         more = dict(fn.action)
@@ -1859,7 +1903,8 @@ class Keyboard:
         "The action called `name`; raises UnknownError with the nearest names"
         if found := self.actions.get(name): return found
         near = sorted(self.actions, key=lambda n: -similarity(n, str(name)))[:3]
-        raise UnknownError(f"There is no action {shorten(name, 60)!r}.", f"Did you mean {', '.join(near)}?" if near else "")
+        raise UnknownError(f"There is no action {shorten(name, 60)!r}.", f"Did you mean {', '.join(near)}?" if near
+                           else "")
 
     async def perform(self, actor: Actor, name: str, args: dict | None = None, call: Call | None = None) -> Outcome:
         """Validate, permit, run, journal, announce: the one way anything changes.
@@ -1895,7 +1940,8 @@ class Keyboard:
             args = key.resolve(form) if key.resolve else form
             result = key.run(**args)
             changeset = changes() if key.undo else None
-        event = Event(0, actor, key.app, key.name, given(key, args), True, result, undoable=changeset is not None, call=call)
+        event = Event(0, actor, key.app, key.name, given(key, args), True, result, undoable=changeset is not None,
+                      call=call)
         event.journal = self._record(event, "done", changeset)
         self._close_approval(call.approval, "allowed", event.journal)
         self._tell(key, event)
@@ -1950,11 +1996,14 @@ class Keyboard:
 
     def _tell(self, key: Action, event: Event) -> None:
         if not key.heard: return
-        more = {"journal": event.journal} if event.ok else {"error": shorten(event.error, 300), "journal": event.journal}
+        more = {"journal": event.journal} if event.ok else {"error": shorten(event.error, 300),
+                                                            "journal": event.journal}
         if event.actor == "model" and event.ok or event.action == "journal.undo": more["result"] = _brief(event.result)
-        elif isinstance(event.result, dict) and event.result.get("name"): more["result"] = {"name": event.result["name"]}
+        elif isinstance(event.result,
+                        dict) and event.result.get("name"): more["result"] = {"name": event.result["name"]}
         line = eventone_line(event.action, event.args, event.actor, event.ok, **more)
-        self.conversation.add("user", line, "event", actor=event.actor, app=event.app, journal=event.journal, outside=key.outside)
+        self.conversation.add("user", line, "event", actor=event.actor, app=event.app, journal=event.journal,
+                              outside=key.outside)
 
     def _announce(self, event: Event) -> None:
         for listen in self.listeners: listen(event)
@@ -1963,7 +2012,8 @@ class Keyboard:
         args = given(key, await asyncio.to_thread(key.resolve, form) if key.resolve else form)
         expires = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=APPROVAL_HOURS)).isoformat()
         id = await self.db.write(lambda: self.db.insert(
-            "approval", created=now(), expires=expires, actor=actor, action=key.name, args=to_json(args), turn=call.turn,
+            "approval", created=now(), expires=expires, actor=actor, action=key.name, args=to_json(args),
+            turn=call.turn,
             message=call.message, tab=call.tab))
         self._announce(Event(0, actor, key.app, "approval.asked", {"id": id}, True, call=call))
         return Outcome(key.name, args, approval=id)
@@ -1975,7 +2025,8 @@ class Keyboard:
         if row["expires"] < now(): raise ConflictError("That question has expired.", "Ask again.")
 
     def _close_approval(self, id: int | None, state: str, journal: int) -> None:
-        if id is not None: self.db.do("update approval set state=?, journal=? where id=? and state='waiting'", state, journal, id)
+        if id is not None: self.db.do("update approval set state=?, journal=? where id=? and state='waiting'", state,
+                                      journal, id)
 
     def interrupt(self) -> None:
         "At start, in the writer: long actions the last server did not finish are interrupted"
@@ -2041,7 +2092,8 @@ def _as_failure(key: Action, error: BaseException) -> PianolaError:
     if isinstance(error, PianolaError): return error
     if isinstance(error, asyncio.CancelledError): return PianolaError(f"{key.name} was stopped.")
     logger.opt(exception=error).error("{} failed", key.name)
-    return PianolaError(f"{key.name} failed: {type(error).__name__}: {shorten(error, 300)}.", "The log has the traceback.")
+    return PianolaError(f"{key.name} failed: {type(error).__name__}: {shorten(error, 300)}.",
+                        "The log has the traceback.")
 
 
 def similarity(a: str, b: str) -> float:
@@ -2083,7 +2135,8 @@ def decode_form(items: Iterable[tuple[str, Any]], form: type[BaseModel]) -> dict
     for name, f in form.model_fields.items():
         kind = input_kind(f.annotation)[0]
         if kind == "checkbox": args.setdefault(name, False)
-        if kind == "lines" and isinstance(args.get(name), str): args[name] = [l for l in args[name].splitlines() if l.strip()]
+        if kind == "lines" and isinstance(args.get(name), str): args[name] = [l for l in args[name].splitlines()
+                                                                              if l.strip()]
     return args
 
 
@@ -2114,7 +2167,8 @@ class CoreApp(App):
         if row: return row
         raise ConflictError("There is nothing to undo." if id is None else f"Journal row {id} cannot be undone.")
 
-    @action("store.set", says=(("remember that my favourite colour is green", {"key": "favourite colour", "value": "green"}),
+    @action("store.set",
+            says=(("remember that my favourite colour is green", {"key": "favourite colour", "value": "green"}),
                                ("my name is Ada", {"key": "name", "value": "Ada"})))
     def set(self, key: Annotated[str, Field(min_length=1, max_length=200)], value: Any):
         "Remember a fact about the person"
@@ -2129,7 +2183,8 @@ class CoreApp(App):
     @action("store.delete", says=(("forget my favourite colour", {"key": "favourite colour"}),))
     def delete(self, key: str):
         "Forget a fact"
-        if key not in store: raise ConflictError(f"Nothing is remembered as {shorten(key, 60)!r}.", candidates=list(store)[:10])
+        if key not in store: raise ConflictError(f"Nothing is remembered as {shorten(key, 60)!r}.",
+                                                 candidates=list(store)[:10])
         del store[key]
         return {"key": key}
 
@@ -2150,7 +2205,8 @@ class CoreApp(App):
 
     def _waiting(self, id: int) -> dict:
         row = here().db.one("select * from approval where id=?", id)
-        if not row or row["state"] != "waiting": raise ConflictError("That question was answered before.", "Ask the assistant again.")
+        if not row or row["state"] != "waiting": raise ConflictError("That question was answered before.",
+                                                                     "Ask the assistant again.")
         return row
 
 
@@ -2364,17 +2420,22 @@ class ActionStream:
 TOOLS = [  # general verbs: the table or app is an argument, so the prompt's front never changes
     ("list_rows", "List the rows of a table", {"table": "string", "search": "string"}, ("table",)),
     ("insert_row", "Add a row to a table", {"table": "string", "fields": "object"}, ("table", "fields")),
-    ("update_row", "Change fields of a row", {"table": "string", "id": "string", "fields": "object"}, ("table", "id", "fields")),
-    ("toggle_row", "Switch a row's yes-or-no field, as from open to done", {"table": "string", "id": "string"}, ("table", "id")),
+    ("update_row", "Change fields of a row", {"table": "string", "id": "string", "fields": "object"},
+     ("table", "id", "fields")),
+    ("toggle_row", "Switch a row's yes-or-no field, as from open to done", {"table": "string", "id": "string"},
+     ("table", "id")),
     ("delete_row", "Delete a row", {"table": "string", "id": "string"}, ("table", "id")),
-    ("move_row", "Move a row to a position; 1 is the top", {"table": "string", "id": "string", "position": "integer"}, ("table", "id", "position")),
-    ("select_row", "Make a row the current one, such as a profile", {"table": "string", "id": "string"}, ("table", "id")),
+    ("move_row", "Move a row to a position; 1 is the top", {"table": "string", "id": "string", "position": "integer"},
+     ("table", "id", "position")),
+    ("select_row", "Make a row the current one, such as a profile", {"table": "string", "id": "string"},
+     ("table", "id")),
     ("open_app", "Open an app in the left column", {"app": "string"}, ("app",)),
     ("remember", "Remember a fact about the person", {"key": "string", "value": "string"}, ("key", "value")),
     ("undo", "Undo the last action of this turn", {}, ()),
     ("play", "Play any other action by its name", {"action": "string", "args": "object"}, ("action", "args")),
 ]
-VERBS = {"list_rows": "list", "insert_row": "insert", "update_row": "update", "toggle_row": "toggle", "delete_row": "delete",
+VERBS = {"list_rows": "list", "insert_row": "insert", "update_row": "update", "toggle_row": "toggle",
+         "delete_row": "delete",
          "move_row": "sort", "select_row": "select"}
 
 
@@ -2388,7 +2449,8 @@ def tool_schemas() -> list[dict]:
 def tool_action(name: str, args: dict) -> tuple[str, dict]:
     "The action a tool call means, as (name, args); what fits no verb is passed on as it is"
     args = dict(args) if isinstance(args, dict) else {}
-    if name == "play": return str(args.get("action", "")), args.get("args") if isinstance(args.get("args"), dict) else {}
+    if name == "play": return str(args.get("action", "")), args.get("args") if isinstance(args.get("args"),
+                                                                                          dict) else {}
     if name == "open_app": return "app.open", args
     if name == "remember": return "store.set", args
     if name == "undo": return "journal.undo", args
@@ -2416,7 +2478,8 @@ class Piano:
         text = f"The person has opened the app {app.title}: {inspect.getdoc(app) or ''} {app.prompt}".strip()
         if way == "guided": return text
         keys = [k for k in self.offered(app.name) if k.app in (app.name, "app", "pianola")]
-        return text + "\nActions:\n" + "\n".join(f"{k.name}({signature(k)}): {k.doc}" for k in sorted(keys, key=lambda k: (k.app != app.name, len(k.name))))
+        return text + "\nActions:\n" + "\n".join(f"{k.name}({signature(k)}): {k.doc}"
+                                                 for k in sorted(keys, key=lambda k: (k.app != app.name, len(k.name))))
 
     async def warm(self, model: Playing) -> None:
         "Read the front that guides a small model, so that the first request is quick"
@@ -2455,7 +2518,8 @@ class Tab:
     def write(self, target: str, text: str) -> None:
         "Queue words to append to the element `target`; words for the same element share a frame"
         if not self.live: return
-        if self._parts and isinstance(self._parts[-1], tuple) and self._parts[-1][0] == target: self._parts[-1][1].append(text)
+        if self._parts and isinstance(self._parts[-1],
+                                      tuple) and self._parts[-1][0] == target: self._parts[-1][1].append(text)
         else: self._queue((target, [text]))
 
     def _queue(self, part) -> None:
@@ -2576,15 +2640,18 @@ class Reply:
         self._saved = time.monotonic()
         meta = {"shown": "".join(self.said)} if self.raw else {}
         if self.calls: meta["calls"] = self.calls
-        if self.usage: meta |= {"model": self.chat.models.current, "way": self.turn.way, **dataclasses.asdict(self.usage)}
-        await self.chat.db.write(functools.partial(self.chat.conversation.set, self.id, content=self.content, meta=meta, **values))
+        if self.usage: meta |= {"model": self.chat.models.current, "way": self.turn.way,
+                                **dataclasses.asdict(self.usage)}
+        await self.chat.db.write(functools.partial(self.chat.conversation.set, self.id, content=self.content, meta=meta,
+                                                   **values))
 
     def article(self, row: dict, keys: Iterable = ()):
         "The message as a page that opens now must show it"
         part = Message(row | {"shown": ""}, keys)
         if self.said:
             mid = f"m{self.id}"
-            part.children[0].children = (Div(*self.closed, id=f"{mid}-done", cls="md"), Div(self.blocks.tail, id=f"{mid}-tail", cls="tail"))
+            part.children[0].children = (Div(*self.closed, id=f"{mid}-done", cls="md"),
+                                         Div(self.blocks.tail, id=f"{mid}-tail", cls="tail"))
         return part
 
 
@@ -2609,7 +2676,8 @@ class Turn:
 class Chat:
     "The right column: takes lines, answers them one at a time, the person's before what apps ask for"
 
-    def __init__(self, db: Database, conversation: Conversation, keyboard: Keyboard, models: "Models", prompt: SystemPrompt):
+    def __init__(self, db: Database, conversation: Conversation, keyboard: Keyboard, models: "Models",
+                 prompt: SystemPrompt):
         self.db, self.conversation, self.keyboard, self.models, self.prompt = db, conversation, keyboard, models, prompt
         self.tabs, self.piano = Tabs(), Piano(keyboard)
         self.apps: dict[str, App] = {}
@@ -2689,7 +2757,8 @@ class Chat:
         except PianolaError as error: state = await self._fail(turn, error)
         except Exception as error:  # one socket's reply: whatever goes wrong in it ends only this reply
             logger.opt(exception=error).error("The reply failed")
-            state = await self._fail(turn, PianolaError(f"The reply failed: {type(error).__name__}.", "The log has the traceback."))
+            state = await self._fail(turn, PianolaError(f"The reply failed: {type(error).__name__}.",
+                                                        "The log has the traceback."))
         if self.reply: await self._close(state)
         usage = self.last_usage or Usage()
         turn.tell({"done": {"state": state, "model": self.models.current, "tokens_in": usage.tokens_in,
@@ -2719,7 +2788,8 @@ class Chat:
         empty = not row["content"] and not reply.calls and state == "done"
         part = self.article(row)
         self.tabs.send(Gone(f"#m{reply.id}") if empty else swap(part, "outerMorph"))
-        if here().settings.verbose: show_table("reply", [{"model": self.models.current, "state": state, "text": row["content"]}], "green")
+        if here().settings.verbose: show_table("reply", [{"model": self.models.current, "state": state,
+                                                          "text": row["content"]}], "green")
 
     async def _fail(self, turn: Turn, error: PianolaError) -> str:
         reply = self.reply or await self._open(turn)
@@ -2733,7 +2803,8 @@ class Chat:
     async def _context(self, turn: Turn, model: "Playing") -> Context:
         await self._introduce_app(turn)
         layers = self.prompt.layers(turn.way, chosen["manners"], chosen["expert"])
-        self.last_context = await self.conversation.context(layers, model.budget, model.local or chosen["remote_events"],
+        self.last_context = await self.conversation.context(layers, model.budget, model.local
+                                                            or chosen["remote_events"],
                                                              turn.way == "guided")
         return self.last_context
 
@@ -2743,7 +2814,8 @@ class Chat:
         app = self.apps.get(name)
         if not app: return
         text = self.piano.describe(app, turn.way)
-        if store: text += "\nWhat the person has told you: " + "; ".join(f"{k}: {shorten(store[k])}" for k in itertools.islice(store, 20)) + "."
+        if store: text += "\nWhat the person has told you: " + "; ".join(f"{k}: {shorten(store[k])}"
+                                                                         for k in itertools.islice(store, 20)) + "."
         start = int(chosen.get("context_start", 0))
         last = self.db.one("select content from message where kind='prompt' and app is not null and id >= ? order by id desc", start)
         if last and last["content"] == text: return
@@ -2760,7 +2832,8 @@ class Chat:
     async def _took(self, reply: Reply, chunk: "Chunk") -> None:
         if chunk.usage: self.last_usage = reply.usage = chunk.usage
         if chunk.thinking and not reply.said:
-            self.tabs.send(Div(Thinking(f"Thinking… {shorten(chunk.thinking.strip()[-80:], 80)}"), id=f"m{reply.id}-tail", hx_swap_oob="innerHTML"))
+            self.tabs.send(Div(Thinking(f"Thinking… {shorten(chunk.thinking.strip()[-80:], 80)}"),
+                               id=f"m{reply.id}-tail", hx_swap_oob="innerHTML"))
         await reply.save()
 
     async def _guided(self, turn: Turn, model: "Playing") -> None:
@@ -2815,7 +2888,8 @@ class Chat:
         for _ in range(PLAYS_A_TURN + 1):
             reply, stream, before = await self._open(turn), ActionStream(set(self.keyboard.actions)), len(turn.played)
             context = await self._context(turn, model)
-            async with contextlib.aclosing(model.stream(context.messages, tools=tool_schemas(), options=model.talk)) as chunks:
+            async with contextlib.aclosing(model.stream(context.messages, tools=tool_schemas(),
+                                                        options=model.talk)) as chunks:
                 async for chunk in chunks:
                     await self._pieces(turn, reply, stream.feed(chunk.text), context)
                     for call in chunk.calls: await self._call(turn, reply, call, context)
@@ -2859,7 +2933,8 @@ class Chat:
 
     def article(self, row: dict):
         "A message as it stands, with its keys and questions"
-        rows = self.db.q("select *, changeset is not null as undoable from journal where message=? order by id", row["id"])
+        rows = self.db.q("select *, changeset is not null as undoable from journal where message=? order by id",
+                         row["id"])
         asked = self.db.q("select * from approval where message=? and journal is null order by id", row["id"])
         keys = [PlayKey(r) for r in rows if r["action"] != "approval.allow"] + [ApprovalCard(r) for r in asked]
         if self.reply and self.reply.id == row["id"]: return self.reply.article(row, keys)
@@ -2910,11 +2985,14 @@ class Chat:
         speed = f"{usage.tokens_out / usage.seconds:.0f} tokens/s" if usage and usage.seconds and usage.tokens_out else ""
         room = self.models.context_length
         used = context.tokens if context else 0
-        return Footer(Span(self.models.current or "no model", cls="model"), Span(speed), Span(self.models.note, cls="muted"),
+        return Footer(Span(self.models.current or "no model", cls="model"), Span(speed),
+                      Span(self.models.note, cls="muted"),
                       FetchProgress(self.models.fetching) if self.models.fetching else "", Span(cls="spacer"),
-                      A(f"context {used:,} of {room:,}", href="/context", target="_blank", title="What the model was last sent"),
+                      A(f"context {used:,} of {room:,}", href="/context", target="_blank",
+                        title="What the model was last sent"),
                       Progress(value=str(used), max=str(room), aria_label="Context used"),
-                      ActionButton("Poke", "chat.poke", cls="quiet", title="Let the assistant say something"), id="status")
+                      ActionButton("Poke", "chat.poke", cls="quiet", title="Let the assistant say something"),
+                      id="status")
 
 
 def slash_args(key: Action, rest: str) -> dict:
@@ -3021,7 +3099,8 @@ class ModelApp(App):
 
 RowId = int | str  # where a row is meant: its id, or its name
 COLUMN = {"checkbox": "integer not null default 0", "number": "real", "text": "text not null default ''",
-          "long": "text not null default ''", "select": "text not null default ''", "date": "text", "lines": "text not null default '[]'"}
+          "long": "text not null default ''", "select": "text not null default ''", "date": "text",
+          "lines": "text not null default '[]'"}
 
 
 class Crud(App):
@@ -3064,7 +3143,8 @@ class Crud(App):
         for name, (kind, default) in self.fields.items():
             if name not in have: db.do(f'alter table "{self.one}" add column "{name}" {self._column(kind, default)}')
         scope = f"{self.per}_id, " if self.per else ""
-        for on in ("position", "name"): db.do(f'create index if not exists "{self.one}_{on}" on "{self.one}"({scope}{on})')
+        for on in ("position",
+                   "name"): db.do(f'create index if not exists "{self.one}_{on}" on "{self.one}"({scope}{on})')
 
     def _column(self, kind, default) -> str:
         column = COLUMN.get(input_kind(kind)[0], "text")
@@ -3116,13 +3196,15 @@ class Crud(App):
             where += " and (" + " or ".join(f'"{n}" like ? escape \'!\'' for n in texts) + ")"
             params += (like,) * len(texts)
         total = here().db.one(f'select count(*) as n from "{self.one}" where {where}', *params)["n"]
-        rows = here().db.q(f'select * from "{self.one}" where {where} order by position, id limit ? offset ?', *params, limit, offset)
+        rows = here().db.q(f'select * from "{self.one}" where {where} order by position, id limit ? offset ?', *params,
+                           limit, offset)
         return {"rows": [self._shown(r) for r in rows], "total": total}
 
     def names(self) -> list[str]:
         "All names, in their order"
         where, params = self._scope()
-        return [r["name"] for r in here().db.q(f'select name from "{self.one}" where {where} order by position, id', *params)]
+        return [r["name"] for r in here().db.q(f'select name from "{self.one}" where {where} order by position, id',
+                                               *params)]
 
     def read_row(self, id: RowId) -> dict:
         "One row"
@@ -3145,7 +3227,8 @@ class Crud(App):
     def toggle_row(self, id: RowId, field: str = "") -> dict:
         "Switch a yes-or-no field of a row"
         name = field or self.bools[0]
-        if name not in self.bools: raise InvalidError(f"{name!r} cannot be toggled.", fields={"field": f"one of {', '.join(self.bools)}"})
+        if name not in self.bools: raise InvalidError(f"{name!r} cannot be toggled.",
+                                                      fields={"field": f"one of {', '.join(self.bools)}"})
         here().db.do(f'update "{self.one}" set "{name}"=1-"{name}" where id=?', id)
         return self._get(id)
 
@@ -3166,7 +3249,8 @@ class Crud(App):
         skip = max(position - 1, 0) if position >= 0 else 1 << 40
         sql = f'select position as p from "{self.one}" where {where} and id != ? order by position, id'
         near = db.q(f"{sql} limit 2 offset ?", *params, id, max(skip - 1, 0))
-        if skip > 0 and not near: near = db.q(f"{sql.replace('position, id', 'position desc, id desc')} limit 1", *params, id)
+        if skip > 0 and not near: near = db.q(f"{sql.replace('position, id', 'position desc, id desc')} limit 1",
+                                              *params, id)
         before, after = _neighbours([r["p"] for r in near], skip > 0)
         middle = (before + after) / 2
         if before < middle < after: db.do(f'update "{self.one}" set position=? where id=?', middle, id)
@@ -3184,7 +3268,8 @@ class Crud(App):
         where, params = self._scope()
         ids = [r["id"] for r in here().db.q(f'select id from "{self.one}" where {where} and id != ? order by position, id', *params, id)]
         ids.insert(min(skip, len(ids)), id)
-        for number, each in enumerate(ids, 1): here().db.do(f'update "{self.one}" set position=? where id=?', number, each)
+        for number, each in enumerate(ids, 1): here().db.do(f'update "{self.one}" set position=? where id=?', number,
+                                                            each)
 
     def select_row(self, id: RowId) -> dict:
         "Make a row the current one"
@@ -3193,12 +3278,14 @@ class Crud(App):
         return row
 
     def _stored(self, row: dict) -> dict:
-        return {n: to_json(v) if isinstance(v, list) else v.isoformat() if isinstance(v, dt.date) else v for n, v in row.items()}
+        return {n: to_json(v) if isinstance(v, list) else v.isoformat() if isinstance(v, dt.date) else v for n,
+                v in row.items()}
 
     def actions(self) -> list[Action]:
         "The seven actions by the table's name, and the app's own"
         made = [self._key("list", self.list_rows, "read", self._list_form()), self._key("read", self.read_row, "read"),
-                self._key("insert", self.insert_row, form=self._row_form(False)), self._key("update", self.update_row, form=self._update_form()),
+                self._key("insert", self.insert_row, form=self._row_form(False)),
+                self._key("update", self.update_row, form=self._update_form()),
                 self._key("delete", self.delete_row, "destroy"), self._key("sort", self.sort_rows)]
         if self.bools: made.append(self._key("toggle", self.toggle_row))
         if self.selectable: made.append(dataclasses.replace(self._key("select", self.select_row), undo=False))
@@ -3209,14 +3296,17 @@ class Crud(App):
         return Action(name, fn, form or form_of(fn, name), doc, (), danger, self.name, resolve=self._resolve)
 
     def _list_form(self) -> type[BaseModel]:
-        return create_model(f"{self.one}.list", __base__=Args, search=(str, ""), limit=(Annotated[int, Field(ge=1, le=1000)], ROWS_SHOWN),
+        return create_model(f"{self.one}.list", __base__=Args, search=(str, ""),
+                            limit=(Annotated[int, Field(ge=1, le=1000)], ROWS_SHOWN),
                             offset=(Annotated[int, Field(ge=0)], 0))
 
     def _row_form(self, partial: bool) -> type[BaseModel]:
         name = Annotated[str, pydantic.StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
-        kinds = {n: (name if n == "name" else kind, None if partial else default) for n, (kind, default) in self.fields.items()}
+        kinds = {n: (name if n == "name" else kind, None if partial else default) for n,
+                 (kind, default) in self.fields.items()}
         blank = pydantic.BeforeValidator(lambda v: None if v == "" else v)
-        kinds = {n: (Annotated[k, blank] if "date" in str(k) or k in (int, float) else k, d) for n, (k, d) in kinds.items()}
+        kinds = {n: (Annotated[k, blank] if "date" in str(k) or k in (int, float) else k, d) for n,
+                 (k, d) in kinds.items()}
         return create_model(f"{self.one}.{'set' if partial else 'insert'}", __base__=Args, **kinds)
 
     def _update_form(self) -> type[BaseModel]:
@@ -3230,22 +3320,27 @@ class Crud(App):
         inputs = [Labelled(form, n, kind, None if default is ... else default, required=default is ...)
                   for n, (kind, default) in self.fields.items() if kind is not bool]
         new = ActionForm(f"{self.one}.insert", *inputs, button="Add", id=form, reset=True)
-        search = Input(type="search", name="search", value=view.search, placeholder=f"Search {self.title.lower()}", id=f"{self.one}-search",
-                       aria_label=f"Search {self.title.lower()}", hx_get=f"/app/{self.name}", hx_trigger="input changed delay:200ms, search",
+        search = Input(type="search", name="search", value=view.search, placeholder=f"Search {self.title.lower()}",
+                       id=f"{self.one}-search",
+                       aria_label=f"Search {self.title.lower()}", hx_get=f"/app/{self.name}",
+                       hx_trigger="input changed delay:200ms, search",
                        hx_target=f"#{self.one}-part", hx_select=f"#{self.one}-part", hx_swap="outerMorph")
         more = [AppLink(a.title, a.name) for a in here().apps.values() if a.for_tables]
-        return PageHead(self.title, inspect.getdoc(self) or ""), new, Div(search, *more, cls="list-tools"), self._part(view)
+        return PageHead(self.title, inspect.getdoc(self) or ""), new, Div(search, *more,
+                                                                          cls="list-tools"), self._part(view)
 
     def _part(self, view: View):
         found = self.list_rows(view.search, ROWS_SHOWN, view.offset)
-        rows = Ul(*(self.row(r) for r in found["rows"]), id=f"{self.one}-list", cls="rows", data_sort=self.one, data_offset=str(view.offset))
+        rows = Ul(*(self.row(r) for r in found["rows"]), id=f"{self.one}-list", cls="rows", data_sort=self.one,
+                  data_offset=str(view.offset))
         hint = f"Nothing matches “{view.search}”." if view.search else f"No {self.title.lower()} yet. Add one above, or ask the assistant to."
         return Div(rows, P(hint, cls="empty"), self._pages(view, found["total"]), id=f"{self.one}-part")
 
     def _pages(self, view: View, total: int):
         words = f"{total} {self.one if total == 1 else self.title.lower()}"
         def go(label, offset):
-            return Button(label, type="button", cls="secondary outline", hx_get=f"/app/{self.name}?offset={offset}&search={quote(view.search)}",
+            return Button(label, type="button", cls="secondary outline",
+                          hx_get=f"/app/{self.name}?offset={offset}&search={quote(view.search)}",
                           hx_target=f"#{self.one}-part", hx_select=f"#{self.one}-part", hx_swap="outerHTML")
         back = go("← Earlier", max(0, view.offset - ROWS_SHOWN)) if view.offset else ""
         on = go("Later →", view.offset + ROWS_SHOWN) if total > view.offset + ROWS_SHOWN else ""
@@ -3257,15 +3352,19 @@ class Crud(App):
         cells = [self._cell(row, n, kind) for n, (kind, _) in self.fields.items()]
         use = ""
         if self.selectable:
-            use = Span("in use", cls="badge") if id == chosen.get(self.one, 1) else ActionButton("Use", f"{self.one}.select", cls="quiet", id=id)
+            use = Span("in use", cls="badge") if id == chosen.get(self.one,
+                                                                  1) else ActionButton("Use", f"{self.one}.select",
+                                                                                       cls="quiet", id=id)
         handle = Button("⠿", type="button", cls="handle", aria_label=f"Move {name} (arrow up or down)")
         kill = ActionButton("×", f"{self.one}.delete", cls="delete", title=f"Delete {name}", id=id)
-        return Li(handle, *sorted(cells, key=lambda c: c.attrs.get("type") != "checkbox"), use, kill, id=f"{self.one}-{id}", cls="row", data_id=str(id),
+        return Li(handle, *sorted(cells, key=lambda c: c.attrs.get("type") != "checkbox"), use, kill,
+                  id=f"{self.one}-{id}", cls="row", data_id=str(id),
                   data_done=str(bool(self.bools and row[self.bools[0]])).lower())
 
     def _cell(self, row: dict, name: str, kind):
         label = f"{name.replace('_', ' ').capitalize()} of {row['name']}"
-        common = {"aria_label": label, "hx_swap": "none", "hx_trigger": "change", "id": f"{self.one}-{row['id']}-{name}"}
+        common = {"aria_label": label, "hx_swap": "none", "hx_trigger": "change",
+                  "id": f"{self.one}-{row['id']}-{name}"}
         if kind is bool:
             vals = to_json({"id": row["id"], "field": name})
             box = Input(type="checkbox", checked=row[name], hx_post=f"/do/{self.one}.toggle", hx_vals=vals, **common)
@@ -3295,7 +3394,8 @@ class Crud(App):
         (where, params), row = self._scope(), self.row(self._get(id))
         before = here().db.one(f'select id from "{self.one}" where {where} and (position, id) < (select position, id from "{self.one}" where id=?) '
                                "order by position desc, id desc", *params, id)
-        return Into(f"#{self.one}-{before['id']}", row, how="afterend") if before else Into(f"#{self.one}-list", row, how="afterbegin")
+        return Into(f"#{self.one}-{before['id']}", row, how="afterend") if before else Into(f"#{self.one}-list", row,
+                                                                                            how="afterbegin")
 
 
 def _neighbours(near: list[float], has_before: bool) -> tuple[float, float]:
@@ -3330,7 +3430,8 @@ def import_plugin(file: Path) -> tuple[types.ModuleType, type[App]]:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     kinds = [o for o in vars(module).values() if isinstance(o, type) and issubclass(o, App) and o.__module__ == name]
-    if len(kinds) != 1: raise PianolaError(f"{file.name} defines {len(kinds)} apps.", "A plugin file holds one subclass of App or Crud.")
+    if len(kinds) != 1: raise PianolaError(f"{file.name} defines {len(kinds)} apps.",
+                                           "A plugin file holds one subclass of App or Crud.")
     return module, kinds[0]
 
 
@@ -3343,7 +3444,8 @@ class BrokenApp(App):
     def page(self, view: View):
         "The error and its traceback; the other apps go on"
         fix = f"Correct {self.file.name} and restart; everything else goes on without it."
-        return PageHead(self.title), ErrorCard(f"{self.file.name} could not be loaded", f"{self.error} {fix}", self.trace)
+        return PageHead(self.title), ErrorCard(f"{self.file.name} could not be loaded", f"{self.error} {fix}",
+                                               self.trace)
 
 
 class Plugins:
@@ -3404,7 +3506,8 @@ class Plugins:
 # |_|_\\___/ \___/  |_| |___|___/
 # 12 ROUTES: the page is the server's
 
-HEADERS = [(b"content-security-policy", CSP.encode()), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"),
+HEADERS = [(b"content-security-policy", CSP.encode()), (b"x-content-type-options", b"nosniff"),
+           (b"referrer-policy", b"same-origin"),
            (b"cross-origin-opener-policy", b"same-origin"), (b"x-frame-options", b"DENY")]
 
 
@@ -3427,13 +3530,15 @@ class Gate:
         async def sending(message):
             if message["type"] == "http.response.start":
                 seen["status"] = message["status"]
-                message["headers"] = [*message["headers"], *(h for h in HEADERS if h[0] not in dict(message["headers"]))]
+                message["headers"] = [*message["headers"],
+                                      *(h for h in HEADERS if h[0] not in dict(message["headers"]))]
             await send(message)
         try: await app(scope, receive, sending)
         finally:
             ms = (time.monotonic() - seen["at"]) * 1000
             level = "DEBUG" if scope["path"].startswith(("/static", "/health")) else "INFO"
-            logger.log(level, "{} {} {} {:.0f} ms {}", scope.get("method", "WS"), scope["path"], seen["status"], ms, actor_of(heads))
+            logger.log(level, "{} {} {} {:.0f} ms {}", scope.get("method", "WS"), scope["path"], seen["status"], ms,
+                       actor_of(heads))
 
     def _refuse(self, scope, heads: dict):
         s = self.pianola.settings
@@ -3446,7 +3551,9 @@ class Gate:
             return PlainTextResponse("A page from another site may not use Pianola.", 403)
         if local or scope["path"].startswith("/static") or scope["path"] == "/token": return None
         if hmac.compare_digest(given_token(heads).encode(), s.token.encode()): return None
-        return RedirectResponse("/token") if "text/html" in heads.get("accept", "") else PlainTextResponse("A token is needed.", 401)
+        return RedirectResponse("/token") if "text/html" in heads.get("accept",
+                                                                      "") else PlainTextResponse("A token is needed.",
+                                                                                                 401)
 
 
 def is_loopback(host: str) -> bool:
@@ -3458,7 +3565,8 @@ def is_loopback(host: str) -> bool:
 def given_token(heads: dict) -> str:
     "The token of a request: an Authorization header, or the cookie the token page sets"
     bearer = heads.get("authorization", "").removeprefix("Bearer ")
-    return bearer or next((c.partition("=")[2] for c in heads.get("cookie", "").split("; ") if c.startswith("pianola_token=")), "")
+    return bearer or next((c.partition("=")[2] for c in heads.get("cookie", "").split("; ")
+                           if c.startswith("pianola_token=")), "")
 
 
 def actor_of(heads) -> Actor:
@@ -3473,12 +3581,14 @@ async def read_body(req: Request) -> tuple[dict | None, list]:
     body = bytearray()
     async for chunk in req.stream():
         body += chunk
-        if len(body) > BODY_LIMIT: raise InvalidError("The request is too large.", f"At most {BODY_LIMIT >> 20} MB.", fields={"body": "too large"})
+        if len(body) > BODY_LIMIT: raise InvalidError("The request is too large.", f"At most {BODY_LIMIT >> 20} MB.",
+                                                      fields={"body": "too large"})
     if kind == "application/x-www-form-urlencoded":
         return None, parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=2000)
     if not body.strip(): return {}, []
     try: return json.loads(body), []
-    except (ValueError, RecursionError): raise InvalidError("The body is not JSON.", fields={"body": "not JSON"}) from None
+    except (ValueError, RecursionError): raise InvalidError("The body is not JSON.",
+                                                            fields={"body": "not JSON"}) from None
 
 
 async def _read_multipart(req: Request) -> list:
@@ -3499,7 +3609,9 @@ async def keep_upload(name: str, source) -> dict:
         with side.open("wb") as out:
             while chunk := await source.read(1 << 20):
                 size += len(chunk)
-                if size > UPLOAD_LIMIT: raise InvalidError("The file is too large.", f"At most {UPLOAD_LIMIT >> 20} MB.", fields={"file": "too large"})
+                if size > UPLOAD_LIMIT: raise InvalidError("The file is too large.",
+                                                           f"At most {UPLOAD_LIMIT >> 20} MB.",
+                                                           fields={"file": "too large"})
                 await asyncio.to_thread(out.write, chunk)
             out.flush()
             await asyncio.to_thread(os.fsync, out.fileno())
@@ -3532,7 +3644,8 @@ def error_reply(req: Request, error: PianolaError) -> Response:
     form = req.headers.get("hx-source", "").partition("#")[2]
     fields = error.extra.get("fields", {}) if form else {}
     notes = [swap(FieldError(f"{form}-{name.replace('.', '-')}-error", text), "true") for name, text in fields.items()]
-    return Response(html(*notes, *([] if notes else [Toast(str(error), kind="error")])), error.status, media_type="text/html")
+    return Response(html(*notes, *([] if notes else [Toast(str(error), kind="error")])), error.status,
+                    media_type="text/html")
 
 
 async def do_action(req: Request):
@@ -3556,14 +3669,16 @@ async def do_action(req: Request):
 def list_actions(req: Request):
     "`GET /do`: the keyboard as JSON"
     keys = sorted(here().keyboard.actions.values(), key=lambda k: k.name)
-    return JSONResponse([{"name": k.name, "doc": k.doc, "schema": k.schema(), "danger": k.danger, "app": k.app} for k in keys])
+    return JSONResponse([{"name": k.name, "doc": k.doc, "schema": k.schema(), "danger": k.danger, "app": k.app}
+                         for k in keys])
 
 
 def show_page(req: Request):
     "`GET /` and `GET /app/{app}`: the page; for htmx only `#grid-left`"
     p, name = here(), req.path_params.get("app") or next(iter(here().plugins.apps), "")
     app = p.plugins.apps.get(name)
-    if not app: return error_reply(req, UnknownError(f"There is no app {shorten(name, 40)!r}.", "The menu has all there are."))
+    if not app: return error_reply(req, UnknownError(f"There is no app {shorten(name, 40)!r}.",
+                                                     "The menu has all there are."))
     if "hx-request" in req.headers:
         view = p.chat.tabs.get(req.headers.get("x-tab", "")).view
         look_at(view, name, req.query_params)
@@ -3594,7 +3709,8 @@ async def chat_stream(req: Request):
     try:
         body, items = await read_body(req)
         text = (dict(items) if body is None else body).get("msg") if isinstance(body, dict | None) else None
-        if not isinstance(text, str) or not text.strip(): raise InvalidError("Say something.", 'Send {"msg": "…"}.', fields={"msg": "missing"})
+        if not isinstance(text, str) or not text.strip(): raise InvalidError("Say something.", 'Send {"msg": "…"}.',
+                                                                             fields={"msg": "missing"})
     except PianolaError as error: return error_reply(req, error)
     queue: asyncio.Queue = asyncio.Queue()
     await here().chat.hear(text, req.headers.get("x-tab", ""), queue)
@@ -3623,7 +3739,8 @@ def journal_rows(query) -> dict:
 
 
 def _journal_row(r: dict) -> dict:
-    return {"id": r["id"], "at": r["at"], "actor": r["actor"], "app": r["app"], "action": r["action"], "args": json.loads(r["args"]),
+    return {"id": r["id"], "at": r["at"], "actor": r["actor"], "app": r["app"], "action": r["action"],
+            "args": json.loads(r["args"]),
             "ok": r["state"] == "done", "state": r["state"], "result": _parsed(r["result"]), "error": r["error"],
             "undone": r["undone"], "undoable": bool(r["undoable"]) and not r["undone"]}
 
@@ -3643,7 +3760,8 @@ async def take_upload(req: Request):
     "`POST /upload`: keep a file, answer its id"
     try:
         items = await _read_multipart(req)
-        if not items: raise InvalidError("No file came.", "Send one as multipart/form-data.", fields={"file": "missing"})
+        if not items: raise InvalidError("No file came.", "Send one as multipart/form-data.",
+                                         fields={"file": "missing"})
         return JSONResponse({"ok": True, "id": items[0][1]})
     except PianolaError as error: return error_reply(req, error)
 
@@ -3666,7 +3784,8 @@ def show_context(req: Request):
     head = f"{report['tokens']} of {report['budget']} tokens (estimated), {report['dropped']} messages dropped, sent to {report['model']}."
     page = Html(Head(Title("What the model was sent"), Link(rel="stylesheet", href="/static/vendor/pico.min.css"),
                      Link(rel="stylesheet", href="/static/app.css")),
-                Body(Main(PageHead("What the model was last sent", head), DataTable(("Part", "Role", "Tokens", "Text"), rows, "Context"), cls="plain")), lang="en")
+                Body(Main(PageHead("What the model was last sent", head),
+                          DataTable(("Part", "Role", "Tokens", "Text"), rows, "Context"), cls="plain")), lang="en")
     return Response(html(page), media_type="text/html")
 
 
@@ -3684,9 +3803,11 @@ async def token_page(req: Request):
         reply = RedirectResponse("/", 303)
         reply.set_cookie("pianola_token", given, httponly=True, samesite="strict")
         return reply
-    form = Form(Label("Token", Input(type="password", name="token", required=True)), Button("Enter"), method="post", action="/token",
+    form = Form(Label("Token", Input(type="password", name="token", required=True)), Button("Enter"), method="post",
+                action="/token",
                 enctype="application/x-www-form-urlencoded")
-    page = Html(Head(Title("Token"), Link(rel="stylesheet", href="/static/vendor/pico.min.css")), Body(Main(H1("Token"), form, cls="container")))
+    page = Html(Head(Title("Token"), Link(rel="stylesheet", href="/static/vendor/pico.min.css")),
+                Body(Main(H1("Token"), form, cls="container")))
     return Response(html(page), 401 if given else 200, media_type="text/html")
 
 
@@ -3717,8 +3838,10 @@ async def _take_frame(p: "Pianola", tab: Tab, frame: str) -> None:
 def add_routes(app: FastHTML) -> None:
     "Every route there is"
     for path, fn, methods in (
-            ("/", show_page, ["GET"]), ("/app/{app}", show_page, ["GET"]), ("/do", list_actions, ["GET"]), ("/do/{name:path}", do_action, ["POST"]),
-            ("/messages", show_messages, ["GET"]), ("/chat", chat_stream, ["POST"]), ("/journal", show_journal, ["GET"]),
+            ("/", show_page, ["GET"]), ("/app/{app}", show_page, ["GET"]), ("/do", list_actions, ["GET"]),
+            ("/do/{name:path}", do_action, ["POST"]),
+            ("/messages", show_messages, ["GET"]), ("/chat", chat_stream, ["POST"]),
+            ("/journal", show_journal, ["GET"]),
             ("/upload", take_upload, ["POST"]), ("/file/{id}", send_file, ["GET"]), ("/context", show_context, ["GET"]),
             ("/health", show_health, ["GET"]), ("/token", token_page, ["GET", "POST"])):
         app.router.routes.append(Route(path, fn, methods=methods))
@@ -3778,7 +3901,8 @@ class Pianola:
 
     def _show_tables(self) -> None:
         show_table("apps", [{"app": a.name, "title": a.title} for a in self.plugins.apps.values()])
-        show_table("keyboard", [{"action": k.name, "danger": k.danger, "does": k.doc} for k in self.keyboard.actions.values()])
+        show_table("keyboard",
+                   [{"action": k.name, "danger": k.danger, "does": k.doc} for k in self.keyboard.actions.values()])
 
     async def forget(self, before: str) -> dict:
         "Delete what was recorded before a moment, and leave no trace of it on the disk"
@@ -3801,7 +3925,8 @@ class Pianola:
         "The whole page for a new tab"
         app = self.plugins.apps[tab.view.app]
         parts, older = self.chat.messages()
-        pieces = {"bar": self.bar(tab.view), "left": self.left(tab.view), "app": app, "messages": MessageList(parts, older),
+        pieces = {"bar": self.bar(tab.view), "left": self.left(tab.view), "app": app,
+                  "messages": MessageList(parts, older),
                   "status": self.chat.status(), "palette": Palette(list(self.plugins.apps.values()), self._offered())}
         return Page(self.settings.app_name, tab.id, chosen["theme"], pieces)
 
@@ -3814,9 +3939,11 @@ class Pianola:
         try: inner = app.page(view)
         except Exception as error:  # an app's page is plugin code: its error stays on its page
             logger.opt(exception=error).error("The page of {} failed", app.name)
-            inner = ErrorCard(f"The page of {app.title} failed", f"{type(error).__name__}: {error}", traceback.format_exc())
+            inner = ErrorCard(f"The page of {app.title} failed", f"{type(error).__name__}: {error}",
+                              traceback.format_exc())
         inner = inner if isinstance(inner, tuple) else (inner,)
-        return Section(*inner, id="grid-left", tabindex="-1", aria_label=app.title, data_app=app.name, data_url=f"/app/{app.name}",
+        return Section(*inner, id="grid-left", tabindex="-1", aria_label=app.title, data_app=app.name,
+                       data_url=f"/app/{app.name}",
                        data_title=app.title)
 
     def bar(self, view: View):
@@ -3827,16 +3954,21 @@ class Pianola:
         title = apps[view.app].title if view.app in apps else "Apps"
         return Header(
             AppLink(self.settings.app_name, next(iter(apps), ""), cls="brand"),
-            Menu("profile", here_now, "Profile", *(ActionButton(p["name"], "profile.select", id=p["id"]) for p in profiles)),
-            Menu("app-menu", title, "App", *(AppLink(a.title, a.name, aria_current="page" if a.name == view.app else None) for a in apps.values())),
+            Menu("profile", here_now, "Profile",
+                 *(ActionButton(p["name"], "profile.select", id=p["id"]) for p in profiles)),
+            Menu("app-menu", title, "App",
+                 *(AppLink(a.title, a.name, aria_current="page" if a.name == view.app else None)
+                   for a in apps.values())),
             Button("Search or do… ", Kbd("Ctrl K"), id="open-palette", type="button", cls="quiet"), Span(cls="spacer"),
             Menu("model", self.models.label, "Model", *self.models.menu()),
-            Button("☾", id="theme", type="button", cls="quiet", aria_label="Colours", title="Colours", data_value=chosen["theme"]), id="nav")
+            Button("☾", id="theme", type="button", cls="quiet", aria_label="Colours", title="Colours",
+                   data_value=chosen["theme"]), id="nav")
 
     def everything(self, tab: Tab) -> list:
         "What a socket is sent when it opens: all that may have changed while nobody listened"
         parts, older = self.chat.messages()
-        return [swap(self.left(tab.view)), swap(self.bar(tab.view)), swap(MessageList(parts, older)), *self.chat.status_parts()]
+        return [swap(self.left(tab.view)), swap(self.bar(tab.view)), swap(MessageList(parts, older)),
+                *self.chat.status_parts()]
 
     # what an event changes on open pages
 
@@ -3871,7 +4003,8 @@ class Pianola:
 
     def _show_question(self, event: Event) -> None:
         row = self.db.one("select * from approval where id=?", event.args["id"])
-        self.chat.tabs.send(Into(f"#m{event.call.message}-keys", ApprovalCard(row)) if event.call.message else Toast("The assistant asks for permission."))
+        self.chat.tabs.send(Into(f"#m{event.call.message}-keys", ApprovalCard(row)) if event.call.message
+                            else Toast("The assistant asks for permission."))
 
     def _show_elsewhere(self, event: Event) -> None:
         send, table = self.chat.tabs.send, event.action.partition(".")
@@ -3895,7 +4028,8 @@ class Pianola:
 
     def _tell_of_approval(self, event: Event) -> None:
         if event.action == "model.use": self.chat.again(event.call.turn, tab=event.call.tab)
-        else: asyncio.create_task(self.chat.ask("(The person allowed it. Say in one short sentence what came of it.)", event.call.tab))
+        else: asyncio.create_task(self.chat.ask("(The person allowed it. Say in one short sentence what came of it.)",
+                                                event.call.tab))
 
 
 class NavigationApp(App):
@@ -3915,7 +4049,8 @@ def find_app(wanted: str) -> str:
     names = list(here().plugins.apps)
     named = [(i, n) for i, n in enumerate(names)] + [(i, here().plugins.apps[n].title) for i, n in enumerate(names)]
     exact = {squeeze(n): i for i, n in named}
-    return names[exact[squeeze(wanted)] if squeeze(wanted) in exact else pick_by_name(wanted, named[:len(names)], "app")]
+    return names[exact[squeeze(wanted)] if squeeze(wanted) in exact
+                 else pick_by_name(wanted, named[:len(names)], "app")]
 
 
 def create_app(settings: Settings | None = None) -> FastHTML:
@@ -3951,11 +4086,14 @@ def serve(settings: Settings, reload: bool = False) -> int:
         return 1
     show_figlet(settings.app_name, "slant")
     shown = "localhost" if is_loopback(settings.host) else settings.host
-    console.print(f"Open http://{shown}:{settings.port} (Ctrl-C stops). Data in {settings.data.resolve()}", markup=False)
-    options = {"host": settings.host, "port": settings.port, "log_level": "warning", "timeout_graceful_shutdown": 1, "ws_ping_interval": 20,
+    console.print(f"Open http://{shown}:{settings.port} (Ctrl-C stops). Data in {settings.data.resolve()}",
+                  markup=False)
+    options = {"host": settings.host, "port": settings.port, "log_level": "warning", "timeout_graceful_shutdown": 1,
+               "ws_ping_interval": 20,
                "ws_max_size": BODY_LIMIT}
     if reload:
-        uvicorn.run("server:create_app", factory=True, reload=True, reload_includes=["*.py", "*.md"], reload_excludes=["data/*"], **options)
+        uvicorn.run("server:create_app", factory=True, reload=True, reload_includes=["*.py", "*.md"],
+                    reload_excludes=["data/*"], **options)
         return 0
     server = _Server(uvicorn.Config(create_app(settings), **options))
     with contextlib.suppress(KeyboardInterrupt): server.run()
@@ -3964,11 +4102,13 @@ def serve(settings: Settings, reload: bool = False) -> int:
 
 def _check_way(settings: Settings) -> None:
     if not is_loopback(settings.host) and not settings.token:
-        raise PianolaError(f"HOST={settings.host} can be reached from other machines.", "Set PIANOLA_TOKEN, or leave HOST alone.")
+        raise PianolaError(f"HOST={settings.host} can be reached from other machines.",
+                           "Set PIANOLA_TOKEN, or leave HOST alone.")
     db = Database(settings.data)
     db.open()
     db.close()
-    if not port_free(settings): raise PianolaError(f"Port {settings.port} is taken by another program.", f"Stop it, or start with PORT={settings.port + 1}.")
+    if not port_free(settings): raise PianolaError(f"Port {settings.port} is taken by another program.",
+                                                   f"Stop it, or start with PORT={settings.port + 1}.")
 
 
 def port_free(settings: Settings) -> bool:
@@ -3983,8 +4123,10 @@ def port_free(settings: Settings) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     "The command line: serve (default), doctor, new app NAME, and the verbs of plugins; returns the exit code"
-    parser = argparse.ArgumentParser(prog="server.py", description="Pianola: notebook-style apps and a local model that plays them.")
-    parser.add_argument("command", nargs="*", default=["serve"], help="serve (default), doctor, new app NAME, models pull NAME, and what plugins add")
+    parser = argparse.ArgumentParser(prog="server.py",
+                                     description="Pianola: notebook-style apps and a local model that plays them.")
+    parser.add_argument("command", nargs="*", default=["serve"],
+                        help="serve (default), doctor, new app NAME, models pull NAME, and what plugins add")
     parser.add_argument("-v", "--verbose", action="store_true", help="tell everything")
     parser.add_argument("--reload", action="store_true", help="restart when a file of the framework changes")
     args = parser.parse_args(argv)

@@ -62,7 +62,7 @@ class Visitor:
         "Load a page as if its address were typed"
         page = page or self.page
         page.goto(self.live.url + path)
-        page.wait_for_function("window.heard > 0")
+        page.wait_for_function("() => window.heard > 0")
 
     def _note(self, problem: str):
         if not self.allow or not re.search(self.allow, problem): self.problems.append(problem)
@@ -130,7 +130,8 @@ class Ollama:
     """Answers each request with the next item of `script`; `seen` is what it was sent.
 
     An item is a text (sent in small pieces), or a list of texts, Calls, Events to wait for, and ends: "!die" (the bare error
-    line), "!cut" (no end), "!garbage"; or a number, the status of an error. An empty script says "All right.".
+    line), "!cut" (no end), "!garbage"; or a number, the status of an error. An empty script says "All right.". A request for
+    JSON by a schema takes the next item if that is JSON, else the answer is that nothing is to be played.
     """
 
     def __init__(self, *script):
@@ -164,13 +165,17 @@ class Ollama:
         if to.path == "/api/show":
             return self._whole(to, {"details": {"parameter_size": "3.2B"}, "capabilities": ["completion", "tools"], "model_info": {"llama.context_length": 8192}})
         self.seen.append(body)
-        item = self.script.pop(0) if self.script else "All right."
+        item = self._next(bool(body.get("format")))
         if isinstance(item, int): return self._whole(to, {"error": f"model '{body['model']}' not found" if item == 404 else "it is broken"}, item)
         to.send_response(200)
         to.send_header("Content-Type", "application/x-ndjson")
         to.send_header("Transfer-Encoding", "chunked")
         to.end_headers()
         with contextlib.suppress(OSError): self._stream(to, body["model"], item)
+
+    def _next(self, constrained: bool):
+        if constrained and not (self.script and str(self.script[0]).startswith("{")): return '{"action": "none", "args": {}}'
+        return self.script.pop(0) if self.script else "All right."
 
     def _stream(self, to, model: str, item):
         def line(data):

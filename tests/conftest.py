@@ -2,6 +2,7 @@
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -54,7 +55,9 @@ class Live:
 def in_thread(data: Path, **settings):
     "A Pianola in a thread of this process, on a port of its own"
     port = free_port()
-    given = {"port": port, "data": data, "ollama_host": NO_OLLAMA, "warm": False, "offline": True} | settings
+    plugins = data.parent / f"{data.name}-plugins"  # a copy: some actions write plugins
+    if not plugins.exists(): shutil.copytree(ROOT / "plugins", plugins, ignore=shutil.ignore_patterns("__pycache__"))
+    given = {"port": port, "data": data, "plugins": plugins, "ollama_host": NO_OLLAMA, "warm": False, "offline": True} | settings
     app = server.create_app(server.Settings(**given))
     runner = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=runner.run, daemon=True)

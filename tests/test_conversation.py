@@ -33,8 +33,7 @@ def test_killed_in_mid_reply_it_comes_back_with_the_half_reply_and_sends_nothing
     v = browse(live, "/app/tasks", AWAY)
     v.say("tell me")
     expect(v.replies.last).to_contain_text("of a reply")
-    saved = lambda: any("of a reply" in str(m) for m in live.http.get("/messages").text.split("<article"))  # noqa: E731
-    v.page.wait_for_timeout(1100) if not saved() else None    # words are stored once a second
+    v.page.wait_for_timeout(1500)   # words are stored once a second, whether more come or not
     first.send_signal(signal.SIGKILL)
     first.wait(10)
     expect(v.page.locator("#offline")).to_be_visible()
@@ -45,7 +44,7 @@ def test_killed_in_mid_reply_it_comes_back_with_the_half_reply_and_sends_nothing
     expect(v.page.locator("#msg-list .msg")).to_have_count(2)
     expect(v.page.locator("#stop")).to_be_hidden()
     v.page.reload()
-    expect(reply).to_have_attribute("data-state", "stopped")
+    expect(reply).to_contain_text("The half of a reply")
     assert len(ollama.seen) == 1
     v.say("go on")
     v.answered("All right.")
