@@ -93,7 +93,8 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from rich.logging import RichHandler
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import (
+    FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse)
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -259,8 +260,9 @@ def show_table(title: str, rows: list[dict], style: str = "") -> None:
 # |___/ |_| |___/ |_| |___|_|  |_| |_| |_|_\\___/|_|  |_|_|   |_|
 # 02 SYSTEM PROMPT: who the assistant is, in layers
 
-MANNERS = "Answer in one to three short sentences, in plain words, in the language of the person. Emoji only where one helps."
-DESCRIBED = "You work inside {name}, an app on the person's own machine. Lines in JSON tell you what was done there, by whom."
+MANNERS = ("Answer in one to three short sentences, in plain words, in the language of the person. "
+           "Emoji only where one helps.")
+DESCRIBED = "You work inside {name}, an app on the person's own machine. You are told what was done there, and by whom."
 PLAY_GUIDED = "Actions were chosen before you speak. Speak of an action as done only where a line says so."
 PLAY_TOOLS = "To do something in the app, call a tool. Never claim an action was done before its result says so."
 PLAY_JSON = """To do something in the app, write one JSON object on a line of its own, and nothing else on that line:
@@ -288,7 +290,7 @@ class SystemPrompt:
         if stamp != self._seen:
             self._seen = stamp
             self._text = self.path.read_text(encoding="utf-8", errors="replace").strip() if stamp else ""
-        return self._text or f"Your name is {self.app_name}. You are a calm, friendly assistant who helps one person at one machine."
+        return self._text or f"Your name is {self.app_name}. You are a calm, friendly assistant for one person at one machine."
 
     def layers(self, way: str, manners: bool = True, expert: str = "") -> list[Layer]:
         "The front, in its fixed order: who · manners · how to play · expert"
@@ -315,21 +317,26 @@ MIGRATIONS = (  # never edit one that has shipped: add the next
     """
     create table setting(key text primary key, value text not null) without rowid;
     create table store(key text primary key, value text not null);
-    create table profile(id integer primary key, name text not null, note text not null default '', position real not null);
+    create table profile(
+        id integer primary key, name text not null, note text not null default '', position real not null);
     insert into profile values(1, 'Default', '', 1);
     create table message(
-        id integer primary key autoincrement, role text not null, content text not null default '', kind text not null default 'chat',
-        app text, actor text, created text not null, tokens integer not null default 0, state text not null default 'done',
-        journal integer, meta text not null default '{}', outside integer not null default 0);
+        id integer primary key autoincrement, role text not null, content text not null default '',
+        kind text not null default 'chat', app text, actor text, created text not null,
+        tokens integer not null default 0, state text not null default 'done', journal integer,
+        meta text not null default '{}', outside integer not null default 0);
     create table journal(
-        id integer primary key autoincrement, at text not null, ended text, actor text not null, app text, action text not null,
-        args text not null, state text not null, result text, error text, changeset blob, undone integer, turn integer, message integer);
+        id integer primary key autoincrement, at text not null, ended text, actor text not null, app text,
+        action text not null, args text not null, state text not null, result text, error text, changeset blob,
+        undone integer, turn integer, message integer);
     create index journal_message on journal(message) where message is not null;
     create table approval(
-        id integer primary key autoincrement, created text not null, expires text not null, actor text not null, action text not null,
-        args text not null, state text not null default 'waiting', turn integer, message integer, tab text, journal integer);
+        id integer primary key autoincrement, created text not null, expires text not null, actor text not null,
+        action text not null, args text not null, state text not null default 'waiting', turn integer,
+        message integer, tab text, journal integer);
     create index approval_message on approval(message) where message is not null;
-    create table upload(id text primary key, name text not null, size integer not null, created text not null) without rowid;
+    create table upload(
+        id text primary key, name text not null, size integer not null, created text not null) without rowid;
     """,
 )
 UNRECORDED = ("journal", "approval", "setting", "sqlite_sequence")  # tables no changeset covers, so no undo touches
@@ -349,7 +356,7 @@ class Database:
         self._wake, self._open = threading.Condition(), False
 
     def open(self) -> None:
-        "Take the folder's lock, start the writer, bring the schema up to date; raises ConflictError if another server has it"
+        "Take the folder's lock, start the writer, update the schema; raises ConflictError if another server has it"
         self.folder.mkdir(parents=True, exist_ok=True)
         try: self._lock.acquire(timeout=0)
         except Timeout:
@@ -394,7 +401,8 @@ class Database:
     def _work(self) -> None:
         conn = self._own.db = fastlite.database(self.path)
         mac = "pragma fullfsync=1; pragma checkpoint_fullfsync=1;" if sys.platform == "darwin" else ""
-        conn.conn.execute(f"pragma synchronous=full; pragma foreign_keys=on; pragma busy_timeout=5000; pragma secure_delete=on; {mac}")
+        conn.conn.execute("pragma synchronous=full; pragma foreign_keys=on; pragma busy_timeout=5000; "
+                          f"pragma secure_delete=on; {mac}")
         while True:
             with self._wake:
                 while self._open and not self._jobs: self._wake.wait()
@@ -451,7 +459,7 @@ class Database:
 
     @contextlib.contextmanager
     def changes(self):
-        "Record what the block changes, in the writer; yields a function that gives the changeset, or None if nothing changed"
+        "Record what the block changes, in the writer; yields a function that gives the changeset, None if nothing changed"
         with contextlib.closing(apsw.Session(self.conn, "main")) as session:
             session.table_filter(lambda name: name not in UNRECORDED)
             session.attach()
@@ -600,8 +608,8 @@ class Conversation:
         "The newest `limit` messages a person sees, oldest first; `before` an id, or with `search` in them"
         like = f"%{search.replace('!', '!!').replace('%', '!%').replace('_', '!_')}%"
         rows = self.db.q(
-            "select * from message where kind in ('chat', 'event') and id < ? and (kind = 'event' or content like ? escape '!') "
-            "and (? or kind = 'chat') order by id desc limit ?", before or 1 << 62, like, not search, limit)
+            "select * from message where kind in ('chat', 'event') and id < ? "
+            "and (kind = 'event' or content like ? escape '!') and (? or kind = 'chat') order by id desc limit ?", before or 1 << 62, like, not search, limit)
         return rows[::-1]
 
     def clear(self) -> int:
@@ -656,7 +664,7 @@ def _halved(rows: list[dict], room: int) -> int:
 
 
 def merge_rows(rows: list[dict], plain: bool = False) -> list[dict]:
-    "Messages as a provider wants them: events join the next line of the person, roles alternate, calls have their results"
+    "Messages as a provider wants them: events join the person's next line, roles alternate, calls have their results"
     merged, heard, calls = [], [], deque()
     for row in map(_in_words, rows) if plain else rows:
         meta = json.loads(row["meta"])
@@ -681,7 +689,8 @@ def _in_words(row: dict) -> dict:
     if row["kind"] != "event": return row | {"content": meta.get("shown", row["content"]), "meta": "{}"}
     event = json.loads(row["content"])
     who = {"model": "you", "user": "the person"}.get(event["by"], f"another program ({event['by']})")
-    came = "done" if event["ok"] else f"waits {event['waiting']}" if "waiting" in event else f"failed: {event.get('error', '')}"
+    came = f"waits {event['waiting']}" if "waiting" in event else f"failed: {event.get('error', '')}"
+    if event["ok"]: came = "done"
     found = event["result"].get("rows") if isinstance(event.get("result"), dict) else None
     if found is not None: came = f"{len(found)} found: {', '.join(map(str, found)) or 'none'}"
     return row | {"content": f"- {who}: {play_label(event['action'], event['args'], event.get('result'))}: {came}"}
@@ -714,7 +723,7 @@ def _heard_text(heard: list[dict]) -> str:
 
 
 def eventone_line(action: str, args: dict, by: str, ok: bool, **more) -> str:
-    "One action as the model hears it: the syntax it must speak, and who and how it went, which keep an echo from being played"
+    "One action as the model hears it: the syntax it must speak, and who and how it went, so that no echo is played"
     return to_json({"action": action, "args": {k: _brief(v) for k, v in args.items()}, "by": by, "ok": ok, **more})
 
 
@@ -770,7 +779,7 @@ class ModelInfo:
     size: int = 0
     params: float = 0.0
     context: int = 0
-    capabilities: frozenset = frozenset()       # "completion", "tools", "thinking", …; "schema": output can be constrained
+    capabilities: frozenset = frozenset()   # "completion", "tools", "thinking", …; "schema": can be constrained
     local: bool = True
 
 
@@ -1503,7 +1512,7 @@ def FieldError(id: str, text: str = ""):
 
 
 def ActionForm(action: str, *parts, button: str = "Save", id: str = "", now: bool = False, reset: bool = False, **args):
-    "A form that performs an action with its fields and `args`; `now` sends each change at once, `reset` empties it after"
+    "A form that performs an action with its fields and `args`; `now` sends each change at once, `reset` empties it"
     hidden = [Input(type="hidden", name=k, value=str(v)) for k, v in args.items()]
     return Form(*hidden, *parts, "" if now else Button(button, type="submit"), id=id or action.replace(".", "-"),
                 cls="new-row",
@@ -2120,8 +2129,9 @@ def pick_by_name(wanted, rows: list[tuple[int, str]], what: str) -> int:
 
 def _ambiguous(what: str, text: str, rows: list[tuple[int, str]], found: bool = True) -> ConflictError:
     names = ", ".join(f"{shorten(n, 40)} ({i})" for i, n in rows[:5])
-    cause = f"{len(rows)} {what}s are called {shorten(text, 60)!r}." if found else f"No {what} is called {shorten(text, 60)!r}."
-    return ConflictError(cause, f"Which one: {names}?" if names else "There is none yet.",
+    cause = f"{len(rows)} {what}s are" if found else f"No {what} is"
+    fix = f"Which one: {names}?" if names else "There is none yet."
+    return ConflictError(f"{cause} called {shorten(text, 60)!r}.", fix,
                          candidates=[{"id": i, "name": n} for i, n in rows[:10]])
 
 
@@ -2466,7 +2476,7 @@ class Piano:
 
     def __init__(self, keyboard: Keyboard):
         self.keyboard = keyboard
-        self.guide = None  # the plugin that guides small models puts itself here: `warm(model)`, `plays(model, turn, app)`
+        self.guide = None  # the plugin that guides small models puts itself here
 
     def offered(self, app: str) -> list[Action]:
         "The actions for the model: the open app's first, then the general ones; never what is the person's"
@@ -2474,7 +2484,7 @@ class Piano:
         return sorted(keys, key=lambda k: (k.app != app, k.app not in ("app", "pianola"), len(k.name)))
 
     def describe(self, app: App, way: str) -> str:
-        "An open app in the model's words: its title, its lead, its own prompt, and for `json` its actions, shortest first"
+        "An open app in the model's words: title, lead, its own prompt, and unless guided its actions, shortest first"
         text = f"The person has opened the app {app.title}: {inspect.getdoc(app) or ''} {app.prompt}".strip()
         if way == "guided": return text
         keys = [k for k in self.offered(app.name) if k.app in (app.name, "app", "pianola")]
@@ -2817,7 +2827,8 @@ class Chat:
         if store: text += "\nWhat the person has told you: " + "; ".join(f"{k}: {shorten(store[k])}"
                                                                          for k in itertools.islice(store, 20)) + "."
         start = int(chosen.get("context_start", 0))
-        last = self.db.one("select content from message where kind='prompt' and app is not null and id >= ? order by id desc", start)
+        sql = "select content from message where kind='prompt' and app is not null and id >= ? order by id desc"
+        last = self.db.one(sql, start)
         if last and last["content"] == text: return
         await self.db.write(lambda: self.conversation.add("user", text, "prompt", app=name))
 
@@ -2856,7 +2867,8 @@ class Chat:
     async def _json(self, turn: Turn, model: "Playing") -> None:
         "Actions inside the reply, played as they come; after actions the model hears the results and goes on"
         for _ in range(PLAYS_A_TURN + 1):
-            reply, stream, before, broken = await self._open(turn), ActionStream(set(self.keyboard.actions)), len(turn.played), ""
+            reply, stream = await self._open(turn), ActionStream(set(self.keyboard.actions))
+            before, broken = len(turn.played), ""
             context = await self._context(turn, model)
             async with contextlib.aclosing(model.stream(context.messages, options=model.talk)) as chunks:
                 async for chunk in chunks:
@@ -2967,7 +2979,8 @@ class Chat:
         try:
             key = self.keyboard.find(name)
             outcome = await self.keyboard.perform("user", name, slash_args(key, rest.strip()), Call(tab))
-            note = markdown(f"```\n{json.dumps(outcome.result, indent=1, ensure_ascii=False, default=str)[:20_000]}\n```")
+            found = json.dumps(outcome.result, indent=1, ensure_ascii=False, default=str)
+            note = markdown(f"```\n{shorten(found, 20_000)}\n```")
             part = Details(Summary(f"/{name}"), Div(note, cls="md"), cls="events", open=True)
             if key.danger == "read": self.tabs.get(tab).send(Into("#msg-list", part))
         except PianolaError as error:
@@ -2982,7 +2995,7 @@ class Chat:
     def status(self):
         "The line at the foot of the page: model, speed, context used, poke"
         usage, context = self.last_usage, self.last_context
-        speed = f"{usage.tokens_out / usage.seconds:.0f} tokens/s" if usage and usage.seconds and usage.tokens_out else ""
+        speed = f"{usage.rate:.0f} tokens/s" if usage and usage.rate else ""
         room = self.models.context_length
         used = context.tokens if context else 0
         return Footer(Span(self.models.current or "no model", cls="model"), Span(speed),
@@ -3070,9 +3083,10 @@ class ModelApp(App):
         "Use another model"
         models = here().models
         names = [f"{i.provider}/{i.name}" for i in models.found]
-        found = model if model in names or model.startswith("embedded/") else names[pick_by_name(model, list(enumerate(i.name for i in models.found)), "model")]
-        chosen["model"] = models.current = found
-        return {"model": found}
+        if model not in names and not model.startswith("embedded/"):
+            model = names[pick_by_name(model, list(enumerate(i.name for i in models.found)), "model")]
+        chosen["model"] = models.current = model
+        return {"model": model}
 
     @action("model.cycle", danger="person", undo=False)
     def cycle(self):
@@ -3138,7 +3152,8 @@ class Crud(App):
     def _make_table(self) -> None:
         db = here().db
         owner = f", {self.per}_id integer not null references {self.per}(id) on delete cascade" if self.per else ""
-        db.do(f'create table if not exists "{self.one}"(id integer primary key, name text not null, position real not null{owner})')
+        columns = f"id integer primary key, name text not null, position real not null{owner}"
+        db.do(f'create table if not exists "{self.one}"({columns})')
         have = {row["name"] for row in db.q(f'select name from pragma_table_info("{self.one}")')}
         for name, (kind, default) in self.fields.items():
             if name not in have: db.do(f'alter table "{self.one}" add column "{name}" {self._column(kind, default)}')
@@ -3147,10 +3162,10 @@ class Crud(App):
                    "name"): db.do(f'create index if not exists "{self.one}_{on}" on "{self.one}"({scope}{on})')
 
     def _column(self, kind, default) -> str:
-        column = COLUMN.get(input_kind(kind)[0], "text")
-        if kind is int: column = "integer"
-        if isinstance(default, (bool, int, float)): return f"{column.split(' ')[0]} not null default {default + 0}"
-        return f"{column.split(' ')[0]} not null default '{default}'" if default and isinstance(default, str) and default.isalnum() else column
+        column = "integer" if kind is int else COLUMN.get(input_kind(kind)[0], "text")
+        base = column.partition(" ")[0]
+        if isinstance(default, (bool, int, float)): return f"{base} not null default {default + 0}"
+        return f"{base} not null default '{default}'" if isinstance(default, str) and default.isalnum() else column
 
     # what is where
 
@@ -3266,7 +3281,8 @@ class Crud(App):
 
     def _renumber(self, id: int, skip: int) -> None:
         where, params = self._scope()
-        ids = [r["id"] for r in here().db.q(f'select id from "{self.one}" where {where} and id != ? order by position, id', *params, id)]
+        sql = f'select id from "{self.one}" where {where} and id != ? order by position, id'
+        ids = [r["id"] for r in here().db.q(sql, *params, id)]
         ids.insert(min(skip, len(ids)), id)
         for number, each in enumerate(ids, 1): here().db.do(f'update "{self.one}" set position=? where id=?', number,
                                                             each)
@@ -3333,7 +3349,8 @@ class Crud(App):
         found = self.list_rows(view.search, ROWS_SHOWN, view.offset)
         rows = Ul(*(self.row(r) for r in found["rows"]), id=f"{self.one}-list", cls="rows", data_sort=self.one,
                   data_offset=str(view.offset))
-        hint = f"Nothing matches “{view.search}”." if view.search else f"No {self.title.lower()} yet. Add one above, or ask the assistant to."
+        hint = f"No {self.title.lower()} yet. Add one above, or ask the assistant to."
+        if view.search: hint = f"Nothing matches “{view.search}”."
         return Div(rows, P(hint, cls="empty"), self._pages(view, found["total"]), id=f"{self.one}-part")
 
     def _pages(self, view: View, total: int):
@@ -3392,8 +3409,9 @@ class Crud(App):
 
     def _placed(self, id: int):
         (where, params), row = self._scope(), self.row(self._get(id))
-        before = here().db.one(f'select id from "{self.one}" where {where} and (position, id) < (select position, id from "{self.one}" where id=?) '
-                               "order by position desc, id desc", *params, id)
+        before = here().db.one(
+            f'select id from "{self.one}" where {where} and (position, id) < (select position, id from "{self.one}" '
+            "where id=?) order by position desc, id desc", *params, id)
         return Into(f"#{self.one}-{before['id']}", row, how="afterend") if before else Into(f"#{self.one}-list", row,
                                                                                             how="afterbegin")
 
@@ -3512,7 +3530,7 @@ HEADERS = [(b"content-security-policy", CSP.encode()), (b"x-content-type-options
 
 
 class Gate:
-    """In front of everything: no foreign host or origin, a token where the address is not loopback, safe headers, one log line.
+    """In front of everything: no foreign host or origin, a token off loopback, safe headers, one log line.
 
     Plain ASGI, so that it holds for the socket's handshake as well and never buffers a stream.
     """
@@ -3659,10 +3677,10 @@ async def do_action(req: Request):
         task = asyncio.ensure_future(p.keyboard.perform(actor_of(req.headers), name, args, call))
         if key.long and req.query_params.get("wait") != "1": await asyncio.wait([task], timeout=1)
         else: await asyncio.wait([task])
-        if not task.done(): return Response(status_code=204) if "hx-request" in req.headers else JSONResponse({"ok": True, "job": call.journal})
-        outcome = task.result()
+        outcome = task.result() if task.done() else None
     except PianolaError as error: return error_reply(req, error)
     if "hx-request" in req.headers: return Response(status_code=204)
+    if not outcome: return JSONResponse({"ok": True, "job": call.journal})
     return Response(to_json(outcome.as_json()), media_type="application/json")
 
 
@@ -3733,8 +3751,8 @@ def journal_rows(query) -> dict:
     before, limit = str(query.get("before", "")), str(query.get("limit", "100"))
     if before.isdigit() and len(before) < 16: wheres, params = [*wheres, "id < ?"], [*params, int(before)]
     limit = min(int(limit), 1000) if limit.isdigit() and len(limit) < 9 else 100
-    rows = here().db.q(f"select *, changeset is not null as undoable from journal where {' and '.join(wheres)} order by id desc limit ?",
-                       *params, limit)
+    sql = f"select *, changeset is not null as undoable from journal where {' and '.join(wheres)} order by id desc limit ?"
+    rows = here().db.q(sql, *params, limit)
     return {"rows": [_journal_row(r) for r in rows], "total": total}
 
 
@@ -3781,7 +3799,8 @@ def show_context(req: Request):
               "parts": chat.last_context.report if chat.last_context else [], "events_sent": here().models.hears_events}
     if "text/html" not in req.headers.get("accept", ""): return JSONResponse(report)
     rows = [(r["part"], r.get("role", "system"), r["tokens"], Div(r["text"], cls="text")) for r in report["parts"]]
-    head = f"{report['tokens']} of {report['budget']} tokens (estimated), {report['dropped']} messages dropped, sent to {report['model']}."
+    head = (f"{report['tokens']} of {report['budget']} tokens (estimated), {report['dropped']} messages dropped, "
+            f"sent to {report['model']}.")
     page = Html(Head(Title("What the model was sent"), Link(rel="stylesheet", href="/static/vendor/pico.min.css"),
                      Link(rel="stylesheet", href="/static/app.css")),
                 Body(Main(PageHead("What the model was last sent", head),
@@ -4009,7 +4028,8 @@ class Pianola:
     def _show_elsewhere(self, event: Event) -> None:
         send, table = self.chat.tabs.send, event.action.partition(".")
         if event.call.approval: send(Gone(f"#approval-{event.call.approval}"))
-        if event.action == "approval.deny" and event.ok: send(swap(ApprovalCard(self.db.one("select * from approval where id=?", event.result["id"]))))
+        if event.action == "approval.deny" and event.ok:
+            send(swap(ApprovalCard(self.db.one("select * from approval where id=?", event.result["id"]))))
         if event.action == "journal.undo" and event.ok: self._show_undone(event)
         if event.action == "chat.clear" and event.ok: send(swap(MessageList([]), "outerHTML"))
         if table[0] in ("profile", "settings", "model") or event.action == "journal.undo":

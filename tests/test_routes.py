@@ -147,7 +147,7 @@ def test_a_slash_command_is_played_from_a_script_as_from_the_page(live):
 
 # the socket
 
-async def heard(ws, word, seconds=5):
+async def heard(ws, word, seconds=3):
     "Read frames until one holds `word`; False if none comes"
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
