@@ -61,6 +61,7 @@ import traceback
 import types
 import typing
 import unicodedata
+import weakref
 import zipfile
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
@@ -91,6 +92,7 @@ from loguru import logger
 from markdown_it import MarkdownIt
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from rich.logging import RichHandler
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import (
@@ -120,6 +122,7 @@ class PianolaError(Exception):
         ├── InvalidError      invalid, 422  bad arguments; `fields` says which
         ├── DeniedError       denied, 403   not permitted to this actor
         ├── ConflictError     conflict, 409 ambiguous name (`candidates`), or a newer change in the way
+        │   └── AnsweredError               a permission card that was answered before
         └── ModelError        model, 502    the language model is missing, dead or confused
     """
 
@@ -138,6 +141,7 @@ class UnknownError(PianolaError): kind, status = "unknown", 404
 class InvalidError(PianolaError): kind, status = "invalid", 422
 class DeniedError(PianolaError): kind, status = "denied", 403
 class ConflictError(PianolaError): kind, status = "conflict", 409
+class AnsweredError(ConflictError): "A permission card that was answered before, or has expired"
 class ModelError(PianolaError): kind, status = "model", 502
 
 
@@ -182,7 +186,7 @@ class Settings:
 def _setting_from(f: dataclasses.Field, text: str):
     if f.type is bool: return text.lower() not in ("0", "false", "no", "off")
     if f.type is not int: return f.type(text)
-    if not text.isdigit() or not 0 <= int(text) < 65536:
+    if not text.isdecimal() or not 0 <= int(text) < 65536:
         raise PianolaError(f"{f.name.upper()}={text!r} is not a port number.", "Use a number from 1 to 65535.")
     return int(text)
 
@@ -302,8 +306,8 @@ class SystemPrompt:
 
 
 def _read_expert(path: str) -> str:
-    file = Path(path).expanduser()
-    return file.read_text(encoding="utf-8", errors="replace")[:20_000].strip() if path and file.is_file() else ""
+    try: return Path(path).expanduser().read_text(encoding="utf-8", errors="replace")[:20_000].strip() if path else ""
+    except (OSError, RuntimeError, ValueError): return ""  # a bad path costs the expert, never the reply
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -318,7 +322,7 @@ MIGRATIONS = (  # never edit one that has shipped: add the next
     create table setting(key text primary key, value text not null) without rowid;
     create table store(key text primary key, value text not null);
     create table profile(
-        id integer primary key, name text not null, note text not null default '', position real not null);
+        id integer primary key autoincrement, name text not null, note text not null default '', position real not null);
     insert into profile values(1, 'Default', '', 1);
     create table message(
         id integer primary key autoincrement, role text not null, content text not null default '',
@@ -351,21 +355,28 @@ class Database:
 
     def __init__(self, folder: Path):
         self.folder, self.path = folder, folder / "app.db"
-        self._lock, self._own, self._readers = FileLock(folder / "app.lock"), threading.local(), []
+        self._lock, self._own, self._readers = FileLock(folder / "app.lock"), threading.local(), weakref.WeakSet()
         self._jobs: deque = deque()
         self._wake, self._open = threading.Condition(), False
 
     def open(self) -> None:
         "Take the folder's lock, start the writer, update the schema; raises ConflictError if another server has it"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try: self._lock.acquire(timeout=0)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
         except Timeout:
             raise ConflictError(f"Another Pianola is using {self.folder.resolve()}.",
                                 "Use that one, or set PIANOLA_DATA to another folder.") from None
+        except OSError as error:
+            raise PianolaError(f"{self.folder} cannot be used: {error.strerror}.", "Set PIANOLA_DATA to another folder.") from None
         self._open = True
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
         self._thread.start()
-        self.write_now(self._migrate)
+        try: self.write_now(self._migrate)
+        except (apsw.Error, PianolaError) as error:
+            self.close()
+            if isinstance(error, PianolaError): raise
+            raise PianolaError(f"{self.path} cannot be read: {error}.", "Move it away, or set PIANOLA_DATA to another folder.") from error
 
     def close(self) -> None:
         "Finish what is queued, close all connections, free the lock"
@@ -374,7 +385,7 @@ class Database:
             self._open = False
             self._wake.notify()
         self._thread.join()
-        for conn in self._readers: conn.close()
+        for conn in list(self._readers): conn.close()
         self._lock.release()
 
     def write_now(self, fn: Callable, *args):
@@ -399,24 +410,28 @@ class Database:
             self._wake.notify()
 
     def _work(self) -> None:
-        conn = self._own.db = fastlite.database(self.path)
-        mac = "pragma fullfsync=1; pragma checkpoint_fullfsync=1;" if sys.platform == "darwin" else ""
-        conn.conn.execute("pragma synchronous=full; pragma foreign_keys=on; pragma busy_timeout=5000; "
-                          f"pragma secure_delete=on; {mac}")
         while True:
             with self._wake:
                 while self._open and not self._jobs: self._wake.wait()
                 if not self._jobs: break
                 context, fn, args, done = self._jobs.popleft()
-            done(*context.run(self._transact, conn.conn, fn, args))
-        conn.conn.close()
+            done(*context.run(self._transact, fn, args))
+        if hasattr(self._own, "db"): self._own.db.conn.close()
 
-    def _transact(self, conn: apsw.Connection, fn, args):
+    def _transact(self, fn, args):
         try:
+            if not hasattr(self._own, "db"): self._connect()
             if fn == self.scrub: return fn(), None
-            with conn: return fn(*args), None
+            with self._own.db.conn: return fn(*args), None
         except BaseException as error:  # handed to whoever asked, with its traceback
             return None, error
+
+    def _connect(self) -> None:
+        db = fastlite.database(self.path)
+        mac = "pragma fullfsync=1; pragma checkpoint_fullfsync=1;" if sys.platform == "darwin" else ""
+        db.conn.execute("pragma synchronous=full; pragma foreign_keys=on; pragma busy_timeout=5000; "
+                        f"pragma secure_delete=on; {mac}")
+        self._own.db = _prepared(db)
 
     def _migrate(self) -> None:
         done = self.one("pragma user_version")["user_version"]
@@ -428,9 +443,8 @@ class Database:
 
     def _fast(self) -> fastlite.Database:
         if not hasattr(self._own, "db"):
-            self._own.db = fastlite.database(self.path, wal=False)
-            self._own.db.conn.execute("pragma query_only=on; pragma busy_timeout=5000")
-            self._readers.append(self._own.db.conn)
+            self._own.db = _prepared(fastlite.database(self.path, wal=False, flags=apsw.SQLITE_OPEN_READONLY))
+            self._readers.add(self._own.db.conn)
         return self._own.db
 
     @property
@@ -476,10 +490,17 @@ class Database:
         def conflict(reason, change):
             clash.append(change.name)
             return apsw.SQLITE_CHANGESET_ABORT
-        try: apsw.Changeset.apply(apsw.Changeset.invert(changeset), self.conn, conflict=conflict)
-        except apsw.AbortError:
+        flags = apsw.SQLITE_CHANGESETAPPLY_FKNOACTION  # an undo takes nothing with it that it did not make
+        try: apsw.Changeset.apply(apsw.Changeset.invert(changeset), self.conn, conflict=conflict, flags=flags)
+        except (apsw.AbortError, apsw.ConstraintError):
             raise ConflictError(f"A newer change to {clash[0] if clash else 'the same data'} is in the way.",
                                 "Undo the newer change first.") from None
+
+
+def _prepared(db: fastlite.Database) -> fastlite.Database:
+    db.conn.execute("pragma busy_timeout=5000")
+    db.conn.create_scalar_function("fold", lambda text: str(text).casefold(), 1, deterministic=True)
+    return db
 
 
 def _settle(future: asyncio.Future, result, error) -> None:
@@ -606,10 +627,8 @@ class Conversation:
 
     def page(self, before: int | None = None, limit: int = MESSAGES_SHOWN, search: str = "") -> list[dict]:
         "The newest `limit` messages a person sees, oldest first; `before` an id, or with `search` in them"
-        like = f"%{search.replace('!', '!!').replace('%', '!%').replace('_', '!_')}%"
-        rows = self.db.q(
-            "select * from message where kind in ('chat', 'event') and id < ? "
-            "and (kind = 'event' or content like ? escape '!') and (? or kind = 'chat') order by id desc limit ?", before or 1 << 62, like, not search, limit)
+        rows = self.db.q("select * from message where id < ? and (kind = 'chat' or kind = 'event' and ? = '') "
+                         "and instr(fold(content), ?) order by id desc limit ?", before or 1 << 62, search, search.casefold(), limit)
         return rows[::-1]
 
     def clear(self) -> int:
@@ -1892,8 +1911,8 @@ REFRESH = "refresh"
 class Keyboard:
     "All actions by name, and `perform`, the only door to them"
 
-    def __init__(self, db: Database, conversation: Conversation):
-        self.db, self.conversation = db, conversation
+    def __init__(self, db: Database, conversation: Conversation, home: "Pianola | None" = None):
+        self.db, self.conversation, self.home = db, conversation, home
         self.actions: dict[str, Action] = {}
         self.listeners: list[Callable[[Event], None]] = []  # called in commit order, on the event loop
         self._running: dict[int, asyncio.Task] = {}         # long actions by journal number
@@ -1923,11 +1942,12 @@ class Keyboard:
         """
         call = call or Call()
         call.actor = actor
-        task = asyncio.ensure_future(self._perform(actor, self.find(name), args or {}, call))
+        task = asyncio.ensure_future(self._perform(actor, self.find(name), {} if args is None else args, call))
         return await asyncio.shield(task)
 
     async def _perform(self, actor: Actor, key: Action, args: dict, call: Call) -> Outcome:
         calling.set(call)
+        if self.home: current.set(self.home)
         form = validate(key, args)
         mode = chosen["model_mode"] if actor == "model" else actor
         verdict = permit(mode, key.danger, call.outside)
@@ -1963,10 +1983,12 @@ class Keyboard:
         self._running[event.journal] = asyncio.current_task()
         try: event.result = await key.run(**args)
         except (Exception, asyncio.CancelledError) as error:  # as above: a long action's failure is kept too
-            event.ok, event.error = False, "stopped" if isinstance(error, asyncio.CancelledError) else str(error)
+            failure = _as_failure(key, error)
+            event.ok, event.error = False, "stopped" if isinstance(error, asyncio.CancelledError) else str(failure)
             await self.db.write(self._end, key, event)
             self._announce(event)
-            raise _as_failure(key, error) from error
+            failure.extra["journal"] = event.journal
+            raise failure from error
         finally: self._running.pop(event.journal, None)
         await self.db.write(self._end, key, event)
         self._announce(event)
@@ -1991,9 +2013,10 @@ class Keyboard:
             event.journal = self._record(event, "failed")
             self._close_approval(call.approval, "failed", event.journal)
             self._tell(key, event)
-        if not isinstance(failure, (InvalidError, DeniedError)):
+        if not isinstance(failure, (InvalidError, DeniedError, AnsweredError)):
             await self.db.write(record)
             self._announce(event)
+            failure.extra["journal"] = event.journal
         return failure
 
     def _record(self, event: Event, state: str, changeset: bytes | None = None) -> int:
@@ -2030,8 +2053,8 @@ class Keyboard:
     def _use_approval(self, id: int | None) -> None:
         if id is None: return
         row = self.db.one("select state, expires from approval where id=?", id)
-        if not row or row["state"] != "waiting": raise ConflictError("That question was answered before.", "Ask again.")
-        if row["expires"] < now(): raise ConflictError("That question has expired.", "Ask again.")
+        if not row or row["state"] != "waiting": raise AnsweredError("That question was answered before.", "Ask again.")
+        if row["expires"] < now(): raise AnsweredError("That question has expired.", "Ask again.")
 
     def _close_approval(self, id: int | None, state: str, journal: int) -> None:
         if id is not None: self.db.do("update approval set state=?, journal=? where id=? and state='waiting'", state,
@@ -2080,8 +2103,10 @@ def _sound(args) -> dict:
         item = todo.pop()
         if isinstance(item, dict): todo += [*item.keys(), *item.values()]
         elif isinstance(item, list): todo += item
-        elif isinstance(item, str) and ("\0" in item or not _encodable(item)):
-            raise InvalidError("A text holds characters that cannot be stored.", fields={"args": "invalid characters"})
+        elif isinstance(item, str) and ("\0" in item or not _encodable(item) or len(item) > TEXT_LIMIT):
+            raise InvalidError("A text is too long, or holds what cannot be stored.", fields={"args": "invalid text"})
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise InvalidError("NaN and Infinity are no numbers here.", fields={"args": "not a number"})
         elif isinstance(item, int) and not -(1 << 63) <= item < 1 << 63:
             raise InvalidError("A number is too large.", fields={"args": "over 64 bits"})
     return args
@@ -2140,13 +2165,13 @@ def decode_form(items: Iterable[tuple[str, Any]], form: type[BaseModel]) -> dict
     args: dict = {}
     for name, value in items:
         head, _, rest = name.partition(".")
-        if rest: args.setdefault(head, {})[rest] = value
-        elif value != "": args[head] = [*args[head], value] if isinstance(args.get(head), list) else value
+        if rest and isinstance(args.setdefault(head, {}), dict): args[head][rest] = value
+        elif value != "" and not rest: args.setdefault(head, []).append(value) if isinstance(args.get(head, []), list) else None
+    args = {n: v[0] if isinstance(v, list) and len(v) == 1 else v for n, v in args.items()}
     for name, f in form.model_fields.items():
-        kind = input_kind(f.annotation)[0]
+        kind, text = input_kind(f.annotation)[0], args.get(name)
         if kind == "checkbox": args.setdefault(name, False)
-        if kind == "lines" and isinstance(args.get(name), str): args[name] = [l for l in args[name].splitlines()
-                                                                              if l.strip()]
+        if kind == "lines" and isinstance(text, str): args[name] = [line for line in text.splitlines() if line.strip()]
     return args
 
 
@@ -2163,6 +2188,7 @@ class CoreApp(App):
         if call.actor == "model" and (row["actor"] != "model" or row["turn"] != call.turn):
             raise DeniedError("The assistant can undo only what it did just now.", "Press Undo in the Journal.")
         db.revert(row["changeset"])
+        if not db.one("select id from profile limit 1"): raise ConflictError("That would leave no profile.", "Add one first.")
         next_id = (db.one("select seq from sqlite_sequence where name='journal'") or {"seq": 0})["seq"] + 1
         db.do("update journal set undone=null where undone=?", row["id"])
         db.do("update journal set undone=? where id=?", next_id, row["id"])
@@ -2513,28 +2539,19 @@ POKED = "(The person pokes you. Say one short, useful or kind thing about what y
 BACKLOG = 5_000  # parts a tab may fall behind before it is sent the whole page again
 
 
-class Tab:
-    "One open page: what it shows, and the frames on their way to it"
+class Line:
+    "One socket: the frames on their way to it"
 
-    def __init__(self, id: str, app: str = ""):
-        self.id, self.view, self.live = id, View(app), False
+    def __init__(self):
         self._parts: list = []      # html, or (target, [texts]) to be joined
         self._wake = asyncio.Event()
 
-    def send(self, *parts) -> None:
-        "Queue out-of-band tags"
-        if self.live and parts: self._queue(html(*parts))
-
-    def write(self, target: str, text: str) -> None:
-        "Queue words to append to the element `target`; words for the same element share a frame"
-        if not self.live: return
-        if self._parts and isinstance(self._parts[-1],
-                                      tuple) and self._parts[-1][0] == target: self._parts[-1][1].append(text)
-        else: self._queue((target, [text]))
-
-    def _queue(self, part) -> None:
-        if len(self._parts) > BACKLOG: self._parts.clear()
-        self._parts.append(part)
+    def put(self, part) -> None:
+        "Queue html, or (target, [text]): words for the same element share a swap"
+        last = self._parts[-1] if self._parts else None
+        if isinstance(part, tuple) and isinstance(last, tuple) and last[0] == part[0]: last[1].extend(part[1])
+        else: self._parts.append(part)
+        if len(self._parts) > BACKLOG: raise ConnectionError("too far behind")
         self._wake.set()
 
     async def pump(self, socket: WebSocket) -> None:
@@ -2547,6 +2564,28 @@ class Tab:
             parts, self._parts = self._parts, []
             last = time.monotonic()
             await socket.send_text("".join(p if isinstance(p, str) else _words(*p) for p in parts))
+
+
+class Tab:
+    "One open page: what it shows, and its sockets (two for a moment when it reconnects)"
+
+    def __init__(self, id: str, app: str = ""):
+        self.id, self.view, self.lines = id, View(app), set()
+
+    @property
+    def live(self) -> bool:
+        "Whether anybody listens"
+        return bool(self.lines)
+
+    def send(self, *parts) -> None:
+        "Queue out-of-band tags"
+        if self.lines and parts: self.put(html(*parts))
+
+    def put(self, part) -> None:
+        "Queue html or words on every socket; one too far behind is dropped, and comes back with a fresh page"
+        for line in list(self.lines):
+            try: line.put((part[0], [*part[1]]) if isinstance(part, tuple) else part)
+            except ConnectionError: self.lines.discard(line)
 
 
 def _words(target: str, texts: list[str]) -> str:
@@ -2569,11 +2608,11 @@ class Tabs:
         "The same tags to every tab"
         text = html(*parts)
         for tab in self.open.values():
-            if tab.live and text: tab._queue(text)
+            if text: tab.put(text)
 
     def write(self, target: str, text: str) -> None:
         "The same words to every tab"
-        for tab in self.open.values(): tab.write(target, text)
+        for tab in self.open.values(): tab.put((target, [text]))
 
 
 class Blocks:
@@ -2710,9 +2749,9 @@ class Chat:
 
     async def hear(self, text: str, tab: str = "", listener: asyncio.Queue | None = None) -> Turn | None:
         "A line of the person: saved first, then answered; `/action …` is played by hand"
-        text = text.strip()[:TEXT_LIMIT].encode("utf-8", "replace").decode().replace("\0", "")
+        text = text[:TEXT_LIMIT].encode("utf-8", "replace").decode().replace("\0", "").strip()
         if not text: return None
-        if text.startswith("/") and not listener: return await self._by_hand(text, tab)
+        if text.startswith("/"): return await self._by_hand(text, tab, listener)
         id = await self.db.write(self.conversation.add, "user", text)
         self.tabs.send(Into("#msg-list", Message(self.conversation.get(id))))
         return self._enqueue(Turn(id, text, tab, listeners=[listener] if listener else []))
@@ -2965,6 +3004,7 @@ class Chat:
 
     def fold(self, event: Event) -> None:
         "Show an action of somebody else than the model as a folded line: in the last fold, or a new one"
+        if not any(tab.live for tab in self.tabs.open.values()): return
         rows = self.conversation.page(limit=50)
         group = list(itertools.takewhile(lambda r: r["kind"] == "event", reversed(rows)))[::-1]
         theirs = [r for r in group if r["actor"] != "model"]
@@ -2973,18 +3013,23 @@ class Chat:
         new = theirs[-1]["journal"] == event.journal and len(theirs) == 1
         self.tabs.send(Into("#msg-list", fold) if new else swap(fold, "outerMorph"))
 
-    async def _by_hand(self, text: str, tab: str) -> None:
+    async def _by_hand(self, text: str, tab: str, listener: asyncio.Queue | None = None) -> None:
         "A slash command: `/task.insert Buy milk`, `/task.update id=7 set={\"done\": true}`, `/app.open tasks`"
         name, _, rest = text[1:].partition(" ")
+        said: dict = {"name": name, "args": {}}
         try:
             key = self.keyboard.find(name)
             outcome = await self.keyboard.perform("user", name, slash_args(key, rest.strip()), Call(tab))
-            found = json.dumps(outcome.result, indent=1, ensure_ascii=False, default=str)
-            note = markdown(f"```\n{shorten(found, 20_000)}\n```")
-            part = Details(Summary(f"/{name}"), Div(note, cls="md"), cls="events", open=True)
+            said |= {"args": outcome.args, "ok": True, "journal": outcome.journal, "result": outcome.result}
+            found = markdown(f"```\n{json.dumps(outcome.result, indent=1, ensure_ascii=False, default=str)}\n```")
+            part = Details(Summary(f"/{name}"), Div(found, cls="md"), cls="events", open=True)
             if key.danger == "read": self.tabs.get(tab).send(Into("#msg-list", part))
         except PianolaError as error:
+            said |= {"ok": False, "error": str(error)}
             self.tabs.get(tab).send(Toast(str(error), kind="error"))
+        if listener:
+            listener.put_nowait({"action": said})
+            listener.put_nowait({"done": {"state": "done", "model": "", "tokens_in": 0, "tokens_cached": 0, "tokens_out": 0}})
 
     def status_parts(self) -> list:
         "The status line, and whether Stop is to be seen"
@@ -2996,6 +3041,8 @@ class Chat:
         "The line at the foot of the page: model, speed, context used, poke"
         usage, context = self.last_usage, self.last_context
         speed = f"{usage.rate:.0f} tokens/s" if usage and usage.rate else ""
+        poke = ActionButton("Poke", "chat.poke", cls="quiet", title="Let the assistant say something")
+        poke.attrs["id"] = "poke"
         room = self.models.context_length
         used = context.tokens if context else 0
         return Footer(Span(self.models.current or "no model", cls="model"), Span(speed),
@@ -3004,8 +3051,7 @@ class Chat:
                       A(f"context {used:,} of {room:,}", href="/context", target="_blank",
                         title="What the model was last sent"),
                       Progress(value=str(used), max=str(room), aria_label="Context used"),
-                      ActionButton("Poke", "chat.poke", cls="quiet", title="Let the assistant say something"),
-                      id="status")
+                      poke, id="status")
 
 
 def slash_args(key: Action, rest: str) -> dict:
@@ -3111,7 +3157,12 @@ class ModelApp(App):
 #  \___|_|_\\___/|___/
 # 10 CRUD: a dataclass is a table, a form and seven actions
 
-RowId = int | str  # where a row is meant: its id, or its name
+def _no_bool(value):
+    if isinstance(value, (bool, float)): raise ValueError("an id is a number or a name")
+    return value
+
+
+RowId = Annotated[int | str, pydantic.BeforeValidator(_no_bool)]  # where a row is meant: its id, or its name
 COLUMN = {"checkbox": "integer not null default 0", "number": "real", "text": "text not null default ''",
           "long": "text not null default ''", "select": "text not null default ''", "date": "text",
           "lines": "text not null default '[]'"}
@@ -3152,7 +3203,7 @@ class Crud(App):
     def _make_table(self) -> None:
         db = here().db
         owner = f", {self.per}_id integer not null references {self.per}(id) on delete cascade" if self.per else ""
-        columns = f"id integer primary key, name text not null, position real not null{owner}"
+        columns = f"id integer primary key autoincrement, name text not null, position real not null{owner}"
         db.do(f'create table if not exists "{self.one}"({columns})')
         have = {row["name"] for row in db.q(f'select name from pragma_table_info("{self.one}")')}
         for name, (kind, default) in self.fields.items():
@@ -3165,7 +3216,8 @@ class Crud(App):
         column = "integer" if kind is int else COLUMN.get(input_kind(kind)[0], "text")
         base = column.partition(" ")[0]
         if isinstance(default, (bool, int, float)): return f"{base} not null default {default + 0}"
-        return f"{base} not null default '{default}'" if isinstance(default, str) and default.isalnum() else column
+        quoted = default.replace("'", "''") if isinstance(default, str) else ""
+        return f"{base} not null default '{quoted}'" if quoted else column
 
     # what is where
 
@@ -3188,7 +3240,7 @@ class Crud(App):
     def find(self, wanted: RowId) -> int:
         "The id of the row meant by an id or a name; raises ConflictError with candidates"
         (where, params), db = self._scope(), here().db
-        if str(wanted).isdigit() and len(str(wanted)) < 19:
+        if str(wanted).isdecimal() and len(str(wanted)) < 19 and str(int(wanted)) == str(wanted):
             if db.one(f'select id from "{self.one}" where id=? and {where}', int(wanted), *params): return int(wanted)
         exact = db.q(f'select id, name from "{self.one}" where name=? and {where} limit 11', str(wanted), *params)
         rows = exact or db.q(f'select id, name from "{self.one}" where {where} order by position', *params)
@@ -3207,9 +3259,8 @@ class Crud(App):
         where, params = self._scope()
         texts = [n for n, (kind, _) in self.fields.items() if input_kind(kind)[0] in ("text", "long", "select")]
         if search:
-            like = "%" + search.replace("!", "!!").replace("%", "!%").replace("_", "!_") + "%"
-            where += " and (" + " or ".join(f'"{n}" like ? escape \'!\'' for n in texts) + ")"
-            params += (like,) * len(texts)
+            where += " and (" + " or ".join(f'instr(fold("{n}"), ?)' for n in texts) + ")"
+            params += (search.casefold(),) * len(texts)
         total = here().db.one(f'select count(*) as n from "{self.one}" where {where}', *params)["n"]
         rows = here().db.q(f'select * from "{self.one}" where {where} order by position, id limit ? offset ?', *params,
                            limit, offset)
@@ -3473,10 +3524,13 @@ class Plugins:
         self.folder, self.keyboard = folder, keyboard
         self.apps: dict[str, App] = {}
         self.errors: dict[str, str] = {}
+        self._listeners: list[tuple[str, Callable, App]] = []
 
     def load_all(self) -> None:
         "Load what is there; a file that fails gets a page with its traceback"
-        for file in plugin_files(self.folder): self._add(file)
+        files = plugin_files(self.folder)
+        if not files: raise PianolaError(f"There are no plugins in {self.folder}.", "Set PIANOLA_PLUGINS to a folder with some.")
+        for file in files: self._add(file)
 
     def _add(self, file: Path) -> None:
         name = file.stem.partition("_")[2]
@@ -3496,13 +3550,13 @@ class Plugins:
         app.title = app.title or (module.__doc__ or name).strip().splitlines()[0].partition(":")[0].rstrip(".")
         app.start()
         for key in app.actions(): self.keyboard.add(key)
+        self._listeners += [(pattern, fn, app) for pattern, fn in app.listeners()]
         return app
 
     def hear(self, event: Event) -> None:
         "Call the listeners of all apps; what one does wrong stops nobody"
-        for app in self.apps.values():
-            for pattern, fn in app.listeners():
-                if fnmatch.fnmatch(event.action, pattern): asyncio.create_task(self._call(app, fn, event))
+        for pattern, fn, app in self._listeners:
+            if fnmatch.fnmatch(event.action, pattern): asyncio.create_task(self._call(app, fn, event))
 
     async def _call(self, app: App, fn: Callable, event: Event) -> None:
         try:
@@ -3541,7 +3595,8 @@ class Gate:
         if scope["type"] == "lifespan": return await self.app(scope, receive, send)
         current.set(self.pianola)
         heads = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        refusal = self._refuse(scope, heads)
+        try: refusal = self._refuse(scope, heads)
+        except ValueError: refusal = PlainTextResponse("That is no address.", 403)
         if refusal and scope["type"] == "websocket": return await send({"type": "websocket.close", "code": 4403})
         app, seen = (refusal or self.app), {"status": 0, "at": time.monotonic()}
 
@@ -3555,20 +3610,20 @@ class Gate:
         finally:
             ms = (time.monotonic() - seen["at"]) * 1000
             level = "DEBUG" if scope["path"].startswith(("/static", "/health")) else "INFO"
-            logger.log(level, "{} {} {} {:.0f} ms {}", scope.get("method", "WS"), scope["path"], seen["status"], ms,
+            logger.log(level, "{} {} {} {:.0f} ms {}", scope.get("method", "WS"), quote(scope["path"]), seen["status"], ms,
                        actor_of(heads))
 
     def _refuse(self, scope, heads: dict):
         s = self.pianola.settings
         host, local = heads.get("host", ""), is_loopback(s.host)
-        if local and urlsplit(f"//{host}").hostname not in LOOPBACK:
+        if local and not is_loopback(urlsplit(f"//{host}").hostname or ""):
             return PlainTextResponse("This address is not Pianola's. Open http://localhost instead.", 403)
         origin = heads.get("origin")
         crossing = heads.get("sec-fetch-site") == "cross-site" and heads.get("sec-fetch-mode") != "navigate"
         if crossing or origin is not None and urlsplit(origin).netloc != host:
             return PlainTextResponse("A page from another site may not use Pianola.", 403)
         if local or scope["path"].startswith("/static") or scope["path"] == "/token": return None
-        if hmac.compare_digest(given_token(heads).encode(), s.token.encode()): return None
+        if is_token(given_token(heads), s.token): return None
         return RedirectResponse("/token") if "text/html" in heads.get("accept",
                                                                       "") else PlainTextResponse("A token is needed.",
                                                                                                  401)
@@ -3578,6 +3633,16 @@ def is_loopback(host: str) -> bool:
     "Whether an address is this machine only"
     try: return host in LOOPBACK or ipaddress.ip_address(host).is_loopback
     except ValueError: return False
+
+
+def is_token(given: str, token: str) -> bool:
+    "Whether `given` is the token, or what its cookie holds"
+    return any(hmac.compare_digest(given.encode(), right.encode()) for right in (token, token_cookie(token)) if token)
+
+
+def token_cookie(token: str) -> str:
+    "What the cookie holds: any token may be typed, not any text may stand in a cookie"
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def given_token(heads: dict) -> str:
@@ -3602,7 +3667,8 @@ async def read_body(req: Request) -> tuple[dict | None, list]:
         if len(body) > BODY_LIMIT: raise InvalidError("The request is too large.", f"At most {BODY_LIMIT >> 20} MB.",
                                                       fields={"body": "too large"})
     if kind == "application/x-www-form-urlencoded":
-        return None, parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=2000)
+        try: return None, parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=2000)
+        except ValueError: raise InvalidError("The form has too many fields.", fields={"body": "too many"}) from None
     if not body.strip(): return {}, []
     try: return json.loads(body), []
     except (ValueError, RecursionError): raise InvalidError("The body is not JSON.",
@@ -3610,12 +3676,25 @@ async def read_body(req: Request) -> tuple[dict | None, list]:
 
 
 async def _read_multipart(req: Request) -> list:
-    items = []
-    async with req.form(max_files=20, max_fields=2000, max_part_size=BODY_LIMIT) as form:
+    items, limit = [], UPLOAD_LIMIT + BODY_LIMIT
+    try: form = await MultiPartParser(req.headers, _at_most(req.stream(), limit), max_files=20, max_fields=2000,
+                                      max_part_size=BODY_LIMIT).parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        raise InvalidError("The form cannot be read.", f"{shorten(error, 100)}", fields={"body": "bad multipart"}) from None
+    try:
         for name, value in form.multi_items():
             if isinstance(value, str): items.append((name, value))
             elif value.filename: items.append((name, (await keep_upload(value.filename, value))["id"]))
+    finally: await form.close()
     return items
+
+
+async def _at_most(stream, limit: int):
+    size = 0
+    async for chunk in stream:
+        size += len(chunk)
+        if size > limit: raise InvalidError("The upload is too large.", f"At most {UPLOAD_LIMIT >> 20} MB.", fields={"file": "too large"})
+        yield chunk
 
 
 async def keep_upload(name: str, source) -> dict:
@@ -3656,11 +3735,12 @@ def upload_path(id: str) -> tuple[Path, str]:
     return path, row["name"]
 
 
-def error_reply(req: Request, error: PianolaError) -> Response:
+def error_reply(req: Request, error: PianolaError, key: Action | None = None) -> Response:
     "An error for whoever asked: JSON for programs, out-of-band notes at their fields for the page"
     if "hx-request" not in req.headers: return JSONResponse({"ok": False, "error": error.as_json()}, error.status)
     form = req.headers.get("hx-source", "").partition("#")[2]
-    fields = error.extra.get("fields", {}) if form else {}
+    known = {n.partition(".")[0] for n in key.form.model_fields} if key else set()
+    fields = {n: t for n, t in error.extra.get("fields", {}).items() if form and n.partition(".")[0] in known}
     notes = [swap(FieldError(f"{form}-{name.replace('.', '-')}-error", text), "true") for name, text in fields.items()]
     return Response(html(*notes, *([] if notes else [Toast(str(error), kind="error")])), error.status,
                     media_type="text/html")
@@ -3668,7 +3748,7 @@ def error_reply(req: Request, error: PianolaError) -> Response:
 
 async def do_action(req: Request):
     "`POST /do/{action}`: perform, for the page and for programs"
-    p, name = here(), req.path_params["name"]
+    p, name, key = here(), req.path_params["name"], None
     try:
         key = p.keyboard.find(name)
         body, items = await read_body(req)
@@ -3678,7 +3758,7 @@ async def do_action(req: Request):
         if key.long and req.query_params.get("wait") != "1": await asyncio.wait([task], timeout=1)
         else: await asyncio.wait([task])
         outcome = task.result() if task.done() else None
-    except PianolaError as error: return error_reply(req, error)
+    except PianolaError as error: return error_reply(req, error, key)
     if "hx-request" in req.headers: return Response(status_code=204)
     if not outcome: return JSONResponse({"ok": True, "job": call.journal})
     return Response(to_json(outcome.as_json()), media_type="application/json")
@@ -3710,14 +3790,14 @@ def look_at(view: View, app: str, query) -> None:
     "Take over what a request wants to see"
     offset = query.get("offset", "0")
     view.app, view.search = app, query.get("search", "")[:200]
-    view.offset = int(offset) if offset.isdigit() and len(offset) < 10 else 0
+    view.offset = int(offset) if offset.isdecimal() and len(offset) < 10 else 0
     view.filters = {k: v[:200] for k, v in query.items() if k not in ("search", "offset")}
 
 
 def show_messages(req: Request):
     "`GET /messages`: older messages as one scrolls up, or what a search finds"
     before, search = req.query_params.get("before", ""), req.query_params.get("search", "")[:200]
-    parts, older = here().chat.messages(int(before) if before.isdigit() and len(before) < 16 else None, search)
+    parts, older = here().chat.messages(int(before) if before.isdecimal() and len(before) < 16 else None, search)
     if before: return Response(html(*([Older(older, search)] if older else []), *parts), media_type="text/html")
     return Response(html(MessageList(parts, older, search)), media_type="text/html")
 
@@ -3749,8 +3829,8 @@ def journal_rows(query) -> dict:
         if query.get(name): wheres, params = [*wheres, f"{name}=?"], [*params, query[name]]
     total = here().db.one(f"select count(*) as n from journal where {' and '.join(wheres)}", *params)["n"]
     before, limit = str(query.get("before", "")), str(query.get("limit", "100"))
-    if before.isdigit() and len(before) < 16: wheres, params = [*wheres, "id < ?"], [*params, int(before)]
-    limit = min(int(limit), 1000) if limit.isdigit() and len(limit) < 9 else 100
+    if before.isdecimal() and len(before) < 16: wheres, params = [*wheres, "id < ?"], [*params, int(before)]
+    limit = min(int(limit), 1000) if limit.isdecimal() and len(limit) < 9 else 100
     sql = f"select *, changeset is not null as undoable from journal where {' and '.join(wheres)} order by id desc limit ?"
     rows = here().db.q(sql, *params, limit)
     return {"rows": [_journal_row(r) for r in rows], "total": total}
@@ -3777,10 +3857,10 @@ def show_journal(req: Request):
 async def take_upload(req: Request):
     "`POST /upload`: keep a file, answer its id"
     try:
-        items = await _read_multipart(req)
-        if not items: raise InvalidError("No file came.", "Send one as multipart/form-data.",
-                                         fields={"file": "missing"})
-        return JSONResponse({"ok": True, "id": items[0][1]})
+        before = {row["id"] for row in here().db.q("select id from upload")}
+        new = [id for _, id in await _read_multipart(req) if id not in before and here().db.one("select id from upload where id=?", id)]
+        if not new: raise InvalidError("No file came.", "Send one as multipart/form-data.", fields={"file": "missing"})
+        return JSONResponse({"ok": True, "id": new[0], "ids": new})
     except PianolaError as error: return error_reply(req, error)
 
 
@@ -3817,10 +3897,12 @@ def show_health(req: Request):
 
 async def token_page(req: Request):
     "`GET /token` asks for the token, `POST /token` keeps it in a cookie of this site"
-    given = dict((await read_body(req))[1]).get("token", "") if req.method == "POST" else ""
-    if given and hmac.compare_digest(given.encode(), here().settings.token.encode()):
+    given = ""
+    if req.method == "POST" and not req.headers.get("content-type", "").startswith("multipart"):
+        with contextlib.suppress(PianolaError): given = dict((await read_body(req))[1]).get("token", "")
+    if is_token(given, here().settings.token):
         reply = RedirectResponse("/", 303)
-        reply.set_cookie("pianola_token", given, httponly=True, samesite="strict")
+        reply.set_cookie("pianola_token", token_cookie(given), httponly=True, samesite="strict")
         return reply
     form = Form(Label("Token", Input(type="password", name="token", required=True)), Button("Enter"), method="post",
                 action="/token",
@@ -3838,17 +3920,19 @@ async def serve_socket(socket: WebSocket):
     app = socket.query_params.get("app", "")
     if app in p.plugins.apps: tab.view.app = app
     tab.view.app = tab.view.app or next(iter(p.plugins.apps), "")
-    tab.live = True
-    tab.send(*p.everything(tab))
-    pump = asyncio.create_task(tab.pump(socket))
+    line = Line()
+    line.put(html(*p.everything(tab)))
+    tab.lines.add(line)
+    pump = asyncio.create_task(line.pump(socket))
     try:
-        while True: await _take_frame(p, tab, await socket.receive_text())
-    except (WebSocketDisconnect, RuntimeError, KeyError): tab.live = False  # KeyError: a binary frame
-    finally: pump.cancel()
+        while (frame := await socket.receive())["type"] == "websocket.receive": await _take_frame(p, tab, frame.get("text"))
+    finally:
+        tab.lines.discard(line)
+        pump.cancel()
 
 
-async def _take_frame(p: "Pianola", tab: Tab, frame: str) -> None:
-    try: said = json.loads(frame)
+async def _take_frame(p: "Pianola", tab: Tab, frame: str | None) -> None:
+    try: said = json.loads(frame or "")
     except (ValueError, RecursionError): return
     text = said.get("msg") if isinstance(said, dict) else None
     if isinstance(text, str): await p.chat.hear(text, tab.id)
@@ -3882,7 +3966,7 @@ class Pianola:
         self.settings = settings
         self.db = Database(settings.data)
         self.conversation = Conversation(self.db)
-        self.keyboard = Keyboard(self.db, self.conversation)
+        self.keyboard = Keyboard(self.db, self.conversation, self)
         self.prompt = SystemPrompt(settings.prompt, settings.app_name)
         self.models = Models(settings)
         self.chat = Chat(self.db, self.conversation, self.keyboard, self.models, self.prompt)
@@ -3912,7 +3996,8 @@ class Pianola:
         "Stop replies and downloads, tell the plugins, close the data folder; within a second"
         await self.chat.stop()
         self.keyboard.stop()
-        await self.models.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5): await self.models.close()
         self.plugins.stop()
         await asyncio.to_thread(self.db.close)
         for sink in self._sinks:
@@ -4075,7 +4160,10 @@ def find_app(wanted: str) -> str:
 
 def create_app(settings: Settings | None = None) -> FastHTML:
     "Build an app on its own data folder; uvicorn's factory. Nothing is opened before the server starts"
-    pianola = Pianola(settings or Settings.from_env())
+    settings = settings or Settings.from_env()
+    if not is_loopback(settings.host) and not settings.token:
+        raise PianolaError(f"HOST={settings.host} can be reached from other machines.", "Set PIANOLA_TOKEN, or leave HOST alone.")
+    pianola = Pianola(settings)
 
     async def lifespan(app):
         await pianola.open()
@@ -4094,6 +4182,9 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig, frame):
         "Stop the running reply, then everything"
         pianola = self.config.app.state.pianola
+        hard = threading.Timer(0.9, lambda: (pianola.db.close(), os._exit(0)))  # a model that loads cannot be stopped
+        hard.daemon = True
+        hard.start()
         if pianola.loop: pianola.loop.call_soon_threadsafe(lambda: asyncio.ensure_future(pianola.chat.stop()))
         super().handle_exit(sig, frame)
 
@@ -4109,8 +4200,7 @@ def serve(settings: Settings, reload: bool = False) -> int:
     console.print(f"Open http://{shown}:{settings.port} (Ctrl-C stops). Data in {settings.data.resolve()}",
                   markup=False)
     options = {"host": settings.host, "port": settings.port, "log_level": "warning", "timeout_graceful_shutdown": 1,
-               "ws_ping_interval": 20,
-               "ws_max_size": BODY_LIMIT}
+               "ws_ping_interval": 20, "ws_max_size": BODY_LIMIT}
     if reload:
         uvicorn.run("server:create_app", factory=True, reload=True, reload_includes=["*.py", "*.md"],
                     reload_excludes=["data/*"], **options)
@@ -4121,9 +4211,6 @@ def serve(settings: Settings, reload: bool = False) -> int:
 
 
 def _check_way(settings: Settings) -> None:
-    if not is_loopback(settings.host) and not settings.token:
-        raise PianolaError(f"HOST={settings.host} can be reached from other machines.",
-                           "Set PIANOLA_TOKEN, or leave HOST alone.")
     db = Database(settings.data)
     db.open()
     db.close()
@@ -4137,6 +4224,7 @@ def port_free(settings: Settings) -> bool:
     with socket.socket(family, socket.SOCK_STREAM) as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try: s.bind((settings.host, settings.port))
+        except socket.gaierror: raise PianolaError(f"HOST={settings.host} is no address of this machine.", "Leave it at 127.0.0.1.") from None
         except OSError: return False
     return True
 

@@ -28,6 +28,7 @@ class SettingsPage(App):
         "Change a setting"
         choice = CHOICES.get(key)
         if not choice: raise InvalidError(f"There is no setting {key[:40]!r}.", f"There are {', '.join(CHOICES)}.", fields={"key": "unknown"})
-        try: chosen[key] = TypeAdapter(choice.kind).validate_python(int(value) if str(value).isdigit() else value)
+        if key == "context" and str(value).isdecimal(): value = int(value)
+        try: chosen[key] = TypeAdapter(choice.kind).validate_python(value)
         except ValidationError as error: raise InvalidError(f"{key} cannot be that.", fields={"value": error.errors()[0]["msg"]}) from None
         return {"key": key, "value": chosen[key]}

@@ -1,4 +1,5 @@
 "Real servers for the tests: one in a thread a module (`live`), fresh ones (`fresh`), and whole processes (`process`)."
+import asyncio
 import contextlib
 import json
 import os
@@ -42,6 +43,11 @@ class Live:
     def rows(self, table: str = "task", **args) -> list[dict]:
         return self.do(f"{table}.list", **args)["result"]["rows"]
 
+    def play(self, action: str, **args) -> dict:
+        "Perform an action as the model, on the server's own loop"
+        work = self.pianola.keyboard.perform("model", action, args)
+        return asyncio.run_coroutine_threadsafe(work, self.pianola.loop).result(20).as_json()
+
     def journal(self, **query) -> list[dict]:
         return self.http.get("/journal", params=query).json()["rows"]
 
@@ -57,7 +63,7 @@ def in_thread(data: Path, **settings):
     port = free_port()
     plugins = data.parent / f"{data.name}-plugins"  # a copy: some actions write plugins
     if not plugins.exists(): shutil.copytree(ROOT / "plugins", plugins, ignore=shutil.ignore_patterns("__pycache__"))
-    given = {"port": port, "data": data, "plugins": plugins, "ollama_host": NO_OLLAMA, "warm": False, "offline": True} | settings
+    given = {"port": port, "data": data, "plugins": plugins, "models": data.parent / "no models", "ollama_host": NO_OLLAMA, "warm": False, "offline": True} | settings
     app = server.create_app(server.Settings(**given))
     runner = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=runner.run, daemon=True)

@@ -202,13 +202,23 @@ def test_the_model_hears_what_was_done_in_the_syntax_it_must_speak(talk):
     assert said.endswith("what did I do?")
 
 
-def test_what_was_sent_once_is_never_changed(talk):
-    live = talk(*["Yes."] * 6)
+@pytest.mark.parametrize("tab", ["", "t"])
+@pytest.mark.parametrize("way", ["json", "tools", "guided"])
+def test_what_was_sent_once_is_never_changed(talk, way, tab):
+    live = talk(*["Yes."] * 6, way=way)
+    if tab: live.pianola.chat.tabs.get(tab, "tasks")
     for i in range(6):
         live.do("task.insert", name=f"n{i}")
-        live.say(f"line {i}")
-    sent = [r["messages"] for r in live.ollama.seen]
+        live.http.post("/chat", json={"msg": f"line {i}"}, headers={"x-tab": tab} if tab else {}).read()
+    sent = [r["messages"] for r in live.ollama.seen if "format" not in r]
     for before, after in zip(sent, sent[1:]): assert after[:len(before)] == before
+
+
+def test_the_persons_line_is_the_last_thing_the_model_reads(talk):
+    live = talk("Yes.")
+    live.pianola.chat.tabs.get("t", "tasks")
+    live.http.post("/chat", json={"msg": "add milk"}, headers={"x-tab": "t"}).read()
+    assert live.ollama.seen[0]["messages"][-1]["content"].endswith("add milk")
 
 
 def test_the_older_half_is_dropped_at_once_and_the_front_stays(talk):

@@ -48,7 +48,7 @@ def ask(live, tab: str, text: str) -> tuple[list[dict], float]:
 def run(model: str, cases: list[dict], show: bool) -> dict:
     "All `cases` with one model; the counts and times of a row of the table"
     marks, seconds = [], []
-    with tempfile.TemporaryDirectory() as folder, in_thread(Path(folder), model=f"embedded/{model}", warm=True) as live:
+    with tempfile.TemporaryDirectory() as folder, in_thread(Path(folder) / "data", models=Path("~/.cache/pianola/models"), model=f"embedded/{model}", warm=True) as live:
         warmed = time.monotonic()
         live.say("hello")
         warmed = time.monotonic() - warmed
