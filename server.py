@@ -94,7 +94,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from rich.logging import RichHandler
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import (
     FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse)
 from starlette.routing import Mount, Route, WebSocketRoute
@@ -337,7 +337,7 @@ MIGRATIONS = (  # never edit one that has shipped: add the next
     create table approval(
         id integer primary key autoincrement, created text not null, expires text not null, actor text not null,
         action text not null, args text not null, state text not null default 'waiting', turn integer,
-        message integer, tab text, journal integer);
+        message integer, tab text, journal integer, about text not null default '');
     create index approval_message on approval(message) where message is not null;
     create table upload(
         id text primary key, name text not null, size integer not null, created text not null) without rowid;
@@ -536,25 +536,24 @@ class Store(MutableMapping):
 
 @dataclass(frozen=True)
 class Choice:
-    "One thing the person may choose: what it is at first, what it may be, what it means"
+    "One thing the person may choose: what it is at first, what it may be, its name and what it means"
     default: Any
     kind: Any
+    label: str
     doc: str
 
 
 CHOICES = {
-    "theme": Choice("auto", Literal["auto", "light", "dark", "matrix"],
-                    "Colours of the page; auto follows the system."),
-    "model_mode": Choice("ask", Literal["ask", "watch", "play"],
-                         "What the assistant may do: ask before deleting, ask before every "
-                         "change, or play freely. Whatever it does has an Undo."),
-    "way": Choice("auto", Literal["auto", "guided", "tools", "json"],
-                  "How the model plays: auto chooses by its size and abilities."),
-    "manners": Choice(True, bool, "Ask the assistant for short, plain answers."),
-    "expert": Choice("", str, "Path of a text file with expert knowledge that the assistant always has at hand."),
-    "context": Choice(8192, Literal[4096, 8192, 16384, 32768],
-                      "Context length in tokens, set on every request. More needs more memory."),
-    "remote_events": Choice(False, bool, "Let a model on another machine hear what you do in the apps."),
+    "theme": Choice("auto", Literal["auto", "light", "dark", "matrix"], "Colours", "Auto follows the system."),
+    "model_mode": Choice("ask", Literal["ask", "watch", "play"], "The assistant may",
+                         "Ask before deleting, watch only and ask before every change, or play freely. All has an Undo."),
+    "way": Choice("auto", Literal["auto", "guided", "tools", "json"], "How the model plays",
+                  "Auto chooses by its size and abilities."),
+    "manners": Choice(True, bool, "Manners", "Ask the assistant for short, plain answers."),
+    "expert": Choice("", str, "Expert file", "A text file with knowledge the assistant always has at hand."),
+    "context": Choice(8192, Literal[4096, 8192, 16384, 32768], "Context length",
+                      "In tokens, set on every request. More needs more memory."),
+    "remote_events": Choice(False, bool, "Remote models hear events", "Let a model on another machine hear what you do."),
 }
 
 
@@ -1311,6 +1310,13 @@ class Models:
         return (Path(self.current_name).name or "no model") + away
 
     @property
+    def way(self) -> str:
+        "How the model in use plays"
+        if chosen["way"] != "auto": return chosen["way"]
+        info = next((i for i in self.found if f"{i.provider}/{i.name}" == self.current), None)
+        return choose_way(info or ModelInfo(self.current_name, self.current_provider))
+
+    @property
     def context_length(self) -> int: return chosen["context"]
 
     @property
@@ -1328,9 +1334,10 @@ class Models:
         if warm and self.current_provider == "embedded": await self._warm(warm)
         if warm and self.current_name == FLOOR: await self._fetch(DEFAULT, warm)
 
-    async def refresh(self) -> list[ModelInfo]:
-        "Ask every provider what it has; keep the choice if it is still there"
-        lists = await asyncio.gather(*(p.models() for p in self.providers.values()), return_exceptions=True)
+    async def refresh(self, everywhere: bool = False) -> list[ModelInfo]:
+        "Ask the providers what they have, those on other machines only with consent; keep the choice if it is there"
+        asked = [p for p in self.providers.values() if p.local or everywhere or chosen.get("consent")]
+        lists = await asyncio.gather(*(p.models() for p in asked), return_exceptions=True)
         self.found = [info for found in lists if isinstance(found, list) for info in found]
         names = [f"{i.provider}/{i.name}" for i in self.found]
         wanted = [self.settings.model, chosen.get("model", "")]
@@ -1363,6 +1370,11 @@ class Models:
         self.fetching = {"name": name, "done": done, "total": total, "rate": rate} if total else {}
         self.on_change()
 
+    @property
+    def has_embedded(self) -> bool:
+        "Whether another model than the one in use can answer here"
+        return any(i.provider == "embedded" for i in self.found) and self.current_provider != "embedded"
+
     def embedded_name(self) -> str:
         "The best embedded model that is here"
         here_now = [i.name for i in self.found if i.provider == "embedded"]
@@ -1392,6 +1404,8 @@ class Models:
             button = ActionButton(Span(i.name, badge), "model.select", model=full)
             if full == self.current: button.attrs["aria-current"] = "true"
             items.append(button)
+        if any(not p.local for p in self.providers.values()):
+            items.append(ActionButton("List remote models (asks another machine)", "model.look"))
         return items or [Span("No model yet", cls="muted")]
 
     async def close(self) -> None:
@@ -1582,19 +1596,25 @@ def BrokenKey(text: str, why: str):
     return Span(f"♪ {shorten(text, 120)} ", Small(why), cls="key", data_ok="false")
 
 
+def Failure(cause: str, fix: str, message: int, embedded: bool):
+    "Why a reply failed, what to do, and a way out at one press where there is one"
+    out = ""
+    if message and embedded:
+        out = ActionButton("Answer with the embedded model", "chat.again", message=message, embedded=True)
+    elif message: out = AppLink("Look at the models", "models")
+    return Div(P(cause, cls="failure"), P(fix, cls="failure-fix"), out, cls="failed")
+
+
 def ApprovalCard(row: dict):
     "A question to the person: may the model do exactly this?"
     args = json.loads(row["args"])
+    label = f"{row['action']} · {row['about']}" if row["about"] else play_label(row["action"], args)
+    shown = {"id": f"approval-{row['id']}", "cls": "approval", "data_role": "approval", "data_state": row["state"]}
+    if row["state"] != "waiting": return Article(Span(f"♪ {label} ", Small(row["state"]), cls="key"), **shown)
     table = DataTable(("Argument", "Value"), [(k, to_json(v)) for k, v in args.items()], "Arguments") if args else ""
-    if row["state"] != "waiting":
-        return Article(Span(f"♪ {play_label(row['action'], args)} ", Small(row["state"]), cls="key"),
-                       id=f"approval-{row['id']}",
-                       cls="approval", data_role="approval", data_state=row["state"])
-    danger = row.get("why") or "The assistant asks to do this."
-    return Article(Header(Strong(f"♪ {row['action']}"), P(danger)), table,
+    return Article(Header(Strong(f"♪ {label}"), P("The assistant asks to do this.")), table,
                    Footer(ActionButton("Allow", "approval.allow", id=row["id"]),
-                          ActionButton("Deny", "approval.deny", cls="secondary outline", id=row["id"])),
-                   id=f"approval-{row['id']}", cls="approval", data_role="approval", data_state="waiting")
+                          ActionButton("Deny", "approval.deny", cls="secondary outline", id=row["id"])), **shown)
 
 
 def Thinking(text: str = "Thinking…"):
@@ -1769,6 +1789,7 @@ class Action:
     heard: bool = True            # False: the model is not told
     outside: bool = False         # its result holds text from outside (a file, a page)
     resolve: Callable | None = None  # args -> args, inside the transaction: names become ids
+    about: Callable | None = None    # args -> the name of what it is about, for a permission card
 
     @property
     def long(self) -> bool:
@@ -2043,8 +2064,9 @@ class Keyboard:
     async def _ask(self, actor: Actor, key: Action, form: dict, call: Call) -> Outcome:
         args = given(key, await asyncio.to_thread(key.resolve, form) if key.resolve else form)
         expires = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=APPROVAL_HOURS)).isoformat()
+        about = await asyncio.to_thread(key.about, args) if key.about else ""
         id = await self.db.write(lambda: self.db.insert(
-            "approval", created=now(), expires=expires, actor=actor, action=key.name, args=to_json(args),
+            "approval", about=about, created=now(), expires=expires, actor=actor, action=key.name, args=to_json(args),
             turn=call.turn,
             message=call.message, tab=call.tab))
         self._announce(Event(0, actor, key.app, "approval.asked", {"id": id}, True, call=call))
@@ -2540,30 +2562,32 @@ BACKLOG = 5_000  # parts a tab may fall behind before it is sent the whole page 
 
 
 class Line:
-    "One socket: the frames on their way to it"
+    "One socket: what is on its way to it"
 
     def __init__(self):
         self._parts: list = []      # html, or (target, [texts]) to be joined
-        self._wake = asyncio.Event()
+        self._wake, self._lost = asyncio.Event(), False
 
     def put(self, part) -> None:
         "Queue html, or (target, [text]): words for the same element share a swap"
         last = self._parts[-1] if self._parts else None
         if isinstance(part, tuple) and isinstance(last, tuple) and last[0] == part[0]: last[1].extend(part[1])
         else: self._parts.append(part)
-        if len(self._parts) > BACKLOG: raise ConnectionError("too far behind")
+        self._lost = self._lost or len(self._parts) > BACKLOG
         self._wake.set()
 
     async def pump(self, socket: WebSocket) -> None:
-        "Send frames as they come: at once after a pause, joined when they come close"
+        "Send what comes: at once after a pause, words joined when they come close; one too far behind starts anew"
         last = 0.0
-        while True:
+        while not self._lost:
             await self._wake.wait()
             await asyncio.sleep(max(0.0, last + FRAME_GAP - time.monotonic()))
             self._wake.clear()
             parts, self._parts = self._parts, []
             last = time.monotonic()
-            await socket.send_text("".join(p if isinstance(p, str) else _words(*p) for p in parts))
+            # NOTE: one message a part: htmx finds all targets of a message before it swaps any of them
+            for p in parts: await socket.send_text(p if isinstance(p, str) else _words(*p))
+        await socket.close(1012)  # the page comes back, and is sent everything
 
 
 class Tab:
@@ -2579,13 +2603,12 @@ class Tab:
 
     def send(self, *parts) -> None:
         "Queue out-of-band tags"
-        if self.lines and parts: self.put(html(*parts))
+        if self.lines:
+            for part in parts: self.put(html(part))
 
     def put(self, part) -> None:
-        "Queue html or words on every socket; one too far behind is dropped, and comes back with a fresh page"
-        for line in list(self.lines):
-            try: line.put((part[0], [*part[1]]) if isinstance(part, tuple) else part)
-            except ConnectionError: self.lines.discard(line)
+        "Queue html or words on every socket"
+        for line in self.lines: line.put((part[0], [*part[1]]) if isinstance(part, tuple) else part)
 
 
 def _words(target: str, texts: list[str]) -> str:
@@ -2606,9 +2629,9 @@ class Tabs:
 
     def send(self, *parts) -> None:
         "The same tags to every tab"
-        text = html(*parts)
+        texts = [html(part) for part in parts]
         for tab in self.open.values():
-            if text: tab.put(text)
+            for text in texts: tab.put(text)
 
     def write(self, target: str, text: str) -> None:
         "The same words to every tab"
@@ -2658,7 +2681,9 @@ class Reply:
         self.chat, self.turn, self.id = chat, turn, id
         self.said, self.raw, self.blocks, self.closed = [], [], Blocks(), []
         self.calls: list[dict] = []
-        self._saved = time.monotonic()
+        self.broken: list[tuple[str, str]] = []     # what was meant as an action and was none, and why
+        self.error: tuple = ()                      # cause and fix, of a reply that failed
+        self._saved = 0
         self.usage: "Usage | None" = None
 
     def write(self, text: str) -> None:
@@ -2684,15 +2709,16 @@ class Reply:
         return "".join(self.raw or self.said)
 
     async def save(self, **values) -> None:
-        "Store what was said so far, once a second, or with a final `state`"
-        if not values and time.monotonic() - self._saved < 1: return
-        self._saved = time.monotonic()
-        meta = {"shown": "".join(self.said)} if self.raw else {}
-        if self.calls: meta["calls"] = self.calls
-        if self.usage: meta |= {"model": self.chat.models.current, "way": self.turn.way,
-                                **dataclasses.asdict(self.usage)}
-        await self.chat.db.write(functools.partial(self.chat.conversation.set, self.id, content=self.content, meta=meta,
-                                                   **values))
+        "Store what was said so far, if there is anything new, or with a final `state`"
+        size = sum(map(len, self.raw or self.said))
+        if not values and size == self._saved: return
+        self._saved = size
+        meta = {"model": self.turn.model or self.chat.models.current, "way": self.turn.way}
+        if self.raw: meta["shown"] = "".join(self.said)
+        meta |= {k: v for k, v in (("calls", self.calls), ("broken", self.broken), ("error", self.error)) if v}
+        if self.usage: meta |= dataclasses.asdict(self.usage)
+        record = functools.partial(self.chat.conversation.set, self.id, content=self.content, meta=meta, **values)
+        await self.chat.db.write(record)
 
     def article(self, row: dict, keys: Iterable = ()):
         "The message as a page that opens now must show it"
@@ -2716,6 +2742,7 @@ class Turn:
     way: str = ""
     played: list[dict] = field(default_factory=list)
     repaired: bool = False
+    usage: Usage | None = None
 
     def tell(self, item: dict) -> None:
         "Tell whoever listens to this turn"
@@ -2747,18 +2774,23 @@ class Chat:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError): await task
 
+    @staticmethod
+    def clean(text: str) -> str:
+        "A line as it can be stored: no NUL, no half characters, not endless"
+        return text[:TEXT_LIMIT].encode("utf-8", "replace").decode().replace("\0", "").strip()
+
     async def hear(self, text: str, tab: str = "", listener: asyncio.Queue | None = None) -> Turn | None:
         "A line of the person: saved first, then answered; `/action …` is played by hand"
-        text = text[:TEXT_LIMIT].encode("utf-8", "replace").decode().replace("\0", "").strip()
+        text = self.clean(text)
         if not text: return None
         if text.startswith("/"): return await self._by_hand(text, tab, listener)
-        id = await self.db.write(self.conversation.add, "user", text)
+        id = await self.db.write(self._append, text, "chat", tab)
         self.tabs.send(Into("#msg-list", Message(self.conversation.get(id))))
         return self._enqueue(Turn(id, text, tab, listeners=[listener] if listener else []))
 
     async def ask(self, text: str, tab: str = "", kind: str = "ask") -> Turn:
         "Ask the model to say something (`text` is not shown); answered after the person's own lines"
-        id = await self.db.write(self.conversation.add, "user", text, "prompt")
+        id = await self.db.write(self._append, text, "prompt", tab)
         return self._enqueue(Turn(id, text, tab, kind))
 
     async def broadcast(self, text: str) -> int:
@@ -2796,7 +2828,7 @@ class Chat:
 
     async def _answer(self, turn: Turn) -> None:
         "One turn, to its end: done, stopped or failed, never an exception"
-        state = "done"
+        state, ticker = "done", asyncio.create_task(self._keep_saving())
         try:
             async with self.models.using(turn.model) as model:
                 turn.way = model.way
@@ -2808,17 +2840,24 @@ class Chat:
             logger.opt(exception=error).error("The reply failed")
             state = await self._fail(turn, PianolaError(f"The reply failed: {type(error).__name__}.",
                                                         "The log has the traceback."))
+        finally: ticker.cancel()
         if self.reply: await self._close(state)
-        usage = self.last_usage or Usage()
-        turn.tell({"done": {"state": state, "model": self.models.current, "tokens_in": usage.tokens_in,
+        usage = turn.usage or Usage()
+        turn.tell({"done": {"state": state, "model": turn.model or self.models.current, "tokens_in": usage.tokens_in,
                             "tokens_cached": usage.tokens_cached, "tokens_out": usage.tokens_out}})
         self.tabs.send(*self.status_parts())
+
+    async def _keep_saving(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            if self.reply: await self.reply.save()
 
     async def _consented(self, turn: Turn) -> bool:
         "A model on another machine: asked once in a conversation, before anything is sent"
         name = turn.model or self.models.current
         if chosen.get("consent") == name: return True
-        await self.keyboard.perform("model", "model.use", {"model": name}, Call(turn.tab, turn.message, turn.message))
+        outcome = await self.keyboard.perform("model", "model.use", {"model": name}, Call(turn.tab, turn.message, turn.message))
+        turn.tell({"action": {"name": "model.use", "args": {"model": name}, "approval": outcome.approval}})
         turn.tell({"done": {"state": "waiting", "model": name, "tokens_in": 0, "tokens_cached": 0, "tokens_out": 0}})
         return False
 
@@ -2842,34 +2881,31 @@ class Chat:
 
     async def _fail(self, turn: Turn, error: PianolaError) -> str:
         reply = self.reply or await self._open(turn)
-        reply.write(("\n\n" if reply.said else "") + str(error))
-        if isinstance(error, ModelError): self.tabs.send(Into(f"#m{reply.id}-keys", self._way_out(turn)))
+        reply.error = (error.cause, error.fix, turn.message if isinstance(error, ModelError) else 0)
+        turn.tell({"error": error.as_json()})
         return "failed"
 
-    def _way_out(self, turn: Turn):
-        return ActionButton("Answer with the embedded model", "chat.again", message=turn.message, embedded=True)
-
     async def _context(self, turn: Turn, model: "Playing") -> Context:
-        await self._introduce_app(turn)
         layers = self.prompt.layers(turn.way, chosen["manners"], chosen["expert"])
         self.last_context = await self.conversation.context(layers, model.budget, model.local
                                                             or chosen["remote_events"],
                                                              turn.way == "guided")
         return self.last_context
 
-    async def _introduce_app(self, turn: Turn) -> None:
-        "Append the open app's own words where the conversation stands, unless they stand there already"
-        name = self.tabs.get(turn.tab).view.app if turn.tab else ""
-        app = self.apps.get(name)
-        if not app: return
-        text = self.piano.describe(app, turn.way)
-        if store: text += "\nWhat the person has told you: " + "; ".join(f"{k}: {shorten(store[k])}"
-                                                                         for k in itertools.islice(store, 20)) + "."
-        start = int(chosen.get("context_start", 0))
+    def _introduction(self, tab: str) -> list[tuple]:
+        "The open app's own words and what is known of the person, unless they stand in the conversation already"
+        app = self.apps.get(self.tabs.get(tab).view.app if tab else "")
+        if not app: return []
+        text = self.piano.describe(app, self.models.way)
+        facts = "; ".join(f"{k}: {shorten(store[k])}" for k in itertools.islice(store, 20))
+        if facts: text += f"\nWhat the person has told you: {facts}."
         sql = "select content from message where kind='prompt' and app is not null and id >= ? order by id desc"
-        last = self.db.one(sql, start)
-        if last and last["content"] == text: return
-        await self.db.write(lambda: self.conversation.add("user", text, "prompt", app=name))
+        last = self.db.one(sql, int(chosen.get("context_start", 0)))
+        return [] if last and last["content"] == text else [(text, app.name)]
+
+    def _append(self, text: str, kind: str, tab: str) -> int:
+        for words, app in self._introduction(tab): self.conversation.add("user", words, "prompt", app=app)
+        return self.conversation.add("user", text, kind)
 
     async def _talk(self, turn: Turn, model: "Playing", reply: Reply) -> None:
         "Words only"
@@ -2880,11 +2916,10 @@ class Chat:
                 await self._took(reply, chunk)
 
     async def _took(self, reply: Reply, chunk: "Chunk") -> None:
-        if chunk.usage: self.last_usage = reply.usage = chunk.usage
+        if chunk.usage: self.last_usage = reply.usage = reply.turn.usage = chunk.usage
         if chunk.thinking and not reply.said:
             self.tabs.send(Div(Thinking(f"Thinking… {shorten(chunk.thinking.strip()[-80:], 80)}"),
                                id=f"m{reply.id}-tail", hx_swap_oob="innerHTML"))
-        await reply.save()
 
     async def _guided(self, turn: Turn, model: "Playing") -> None:
         "First a constrained pass that chooses an action or none, then words"
@@ -2926,6 +2961,7 @@ class Chat:
             elif isinstance(piece, Play): await self._play(turn, reply, piece.name, piece.args, context.outside)
             else:
                 broken = piece.why
+                reply.broken.append((piece.text, piece.why))
                 self.tabs.send(Into(f"#m{reply.id}-keys", BrokenKey(piece.text, piece.why)))
         return broken
 
@@ -2968,8 +3004,10 @@ class Chat:
             if not outcome.journal: await self._heard(outcome.action, outcome.args, outcome)
         except PianolaError as error:
             said |= {"ok": False, "error": str(error)}
-            self.tabs.send(Into(f"#m{reply.id}-keys", BrokenKey(f"{name} {to_json(args)}", str(error))))
-            if not error.extra.get("journal"): await self._heard(name, args, error)
+            if not error.extra.get("journal"):
+                reply.broken.append((f"{name} {to_json(args)}", str(error)))
+                self.tabs.send(Into(f"#m{reply.id}-keys", BrokenKey(*reply.broken[-1])))
+                await self._heard(name, args, error)
         turn.played.append(said)
         turn.tell({"action": said})
         if here().settings.verbose: show_table("played", [said], "cyan")
@@ -2987,9 +3025,12 @@ class Chat:
         rows = self.db.q("select *, changeset is not null as undoable from journal where message=? order by id",
                          row["id"])
         asked = self.db.q("select * from approval where message=? and journal is null order by id", row["id"])
+        meta = json.loads(row["meta"])
         keys = [PlayKey(r) for r in rows if r["action"] != "approval.allow"] + [ApprovalCard(r) for r in asked]
+        keys += [BrokenKey(*b) for b in meta.get("broken", ())]
+        if meta.get("error"): keys.append(Failure(*meta["error"], embedded=self.models.has_embedded))
         if self.reply and self.reply.id == row["id"]: return self.reply.article(row, keys)
-        shown = json.loads(row["meta"]).get("shown")
+        shown = meta.get("shown")
         return Message(row | ({"shown": shown} if shown is not None else {}), keys)
 
     def messages(self, before: int | None = None, search: str = "") -> tuple[list, int | None]:
@@ -3143,6 +3184,11 @@ class ModelApp(App):
         chosen["model"] = models.current
         return {"model": models.current}
 
+    @action("model.look", danger="person", undo=False, heard=False)
+    async def look(self):
+        "Ask all providers for their models, those on other machines too"
+        return {"models": [f"{i.provider}/{i.name}" for i in await here().models.refresh(everywhere=True)]}
+
     @action("model.use", danger="spend", undo=False, heard=False)
     def use(self, model: str):
         "Talk to a model on another machine: what is said in this conversation leaves this machine"
@@ -3252,6 +3298,9 @@ class Crud(App):
         if found.get("ids"): found["ids"] = [self.find(i) for i in found["ids"]]
         return found
 
+    def _about(self, args: dict) -> str:
+        return self._get(args["id"])["name"] if args.get("id") else str(args.get("name", ""))
+
     # the seven actions, and select
 
     def list_rows(self, search: str = "", limit: int = ROWS_SHOWN, offset: int = 0) -> dict:
@@ -3360,7 +3409,7 @@ class Crud(App):
 
     def _key(self, verb: str, fn: Callable, danger: Danger = "write", form: type[BaseModel] | None = None) -> Action:
         name, doc = f"{self.one}.{verb}", (inspect.getdoc(fn) or "").replace("row", self.one)
-        return Action(name, fn, form or form_of(fn, name), doc, (), danger, self.name, resolve=self._resolve)
+        return Action(name, fn, form or form_of(fn, name), doc, (), danger, self.name, resolve=self._resolve, about=self._about)
 
     def _list_form(self) -> type[BaseModel]:
         return create_model(f"{self.one}.list", __base__=Args, search=(str, ""),
@@ -3677,24 +3726,20 @@ async def read_body(req: Request) -> tuple[dict | None, list]:
 
 async def _read_multipart(req: Request) -> list:
     items, limit = [], UPLOAD_LIMIT + BODY_LIMIT
-    try: form = await MultiPartParser(req.headers, _at_most(req.stream(), limit), max_files=20, max_fields=2000,
-                                      max_part_size=BODY_LIMIT).parse()
-    except (MultiPartException, KeyError, ValueError) as error:
-        raise InvalidError("The form cannot be read.", f"{shorten(error, 100)}", fields={"body": "bad multipart"}) from None
+    too_large = InvalidError("The upload is too large.", f"At most {UPLOAD_LIMIT >> 20} MB.", fields={"file": "too large"})
+    if int(req.headers.get("content-length") or 0) > limit: raise too_large
+    parser = MultiPartParser(req.headers, req.stream(), max_files=20, max_fields=2000, max_part_size=BODY_LIMIT)
+    try: form = await parser.parse()
+    except (MultiPartException, ClientDisconnect, KeyError, ValueError) as error:
+        raise InvalidError("The form cannot be read.", f"{shorten(error, 100)}", fields={"body": "unreadable"}) from None
     try:
+        files = [v for _, v in form.multi_items() if not isinstance(v, str)]
+        if any((f.size or 0) > UPLOAD_LIMIT for f in files): raise too_large
         for name, value in form.multi_items():
             if isinstance(value, str): items.append((name, value))
             elif value.filename: items.append((name, (await keep_upload(value.filename, value))["id"]))
     finally: await form.close()
     return items
-
-
-async def _at_most(stream, limit: int):
-    size = 0
-    async for chunk in stream:
-        size += len(chunk)
-        if size > limit: raise InvalidError("The upload is too large.", f"At most {UPLOAD_LIMIT >> 20} MB.", fields={"file": "too large"})
-        yield chunk
 
 
 async def keep_upload(name: str, source) -> dict:
@@ -3738,7 +3783,7 @@ def upload_path(id: str) -> tuple[Path, str]:
 def error_reply(req: Request, error: PianolaError, key: Action | None = None) -> Response:
     "An error for whoever asked: JSON for programs, out-of-band notes at their fields for the page"
     if "hx-request" not in req.headers: return JSONResponse({"ok": False, "error": error.as_json()}, error.status)
-    form = req.headers.get("hx-source", "").partition("#")[2]
+    form = req.headers.get("hx-source", "").removeprefix("form#") if "form#" in req.headers.get("hx-source", "") else ""
     known = {n.partition(".")[0] for n in key.form.model_fields} if key else set()
     fields = {n: t for n, t in error.extra.get("fields", {}).items() if form and n.partition(".")[0] in known}
     notes = [swap(FieldError(f"{form}-{name.replace('.', '-')}-error", text), "true") for name, text in fields.items()]
@@ -3807,7 +3852,7 @@ async def chat_stream(req: Request):
     try:
         body, items = await read_body(req)
         text = (dict(items) if body is None else body).get("msg") if isinstance(body, dict | None) else None
-        if not isinstance(text, str) or not text.strip(): raise InvalidError("Say something.", 'Send {"msg": "…"}.',
+        if not isinstance(text, str) or not Chat.clean(text): raise InvalidError("Say something.", 'Send {"msg": "…"}.',
                                                                              fields={"msg": "missing"})
     except PianolaError as error: return error_reply(req, error)
     queue: asyncio.Queue = asyncio.Queue()
@@ -3881,7 +3926,7 @@ def show_context(req: Request):
     rows = [(r["part"], r.get("role", "system"), r["tokens"], Div(r["text"], cls="text")) for r in report["parts"]]
     head = (f"{report['tokens']} of {report['budget']} tokens (estimated), {report['dropped']} messages dropped, "
             f"sent to {report['model']}.")
-    page = Html(Head(Title("What the model was sent"), Link(rel="stylesheet", href="/static/vendor/pico.min.css"),
+    page = Html(Head(Title("What the model was sent"), Link(rel="icon", href="/static/favicon.svg"), Link(rel="stylesheet", href="/static/vendor/pico.min.css"),
                      Link(rel="stylesheet", href="/static/app.css")),
                 Body(Main(PageHead("What the model was last sent", head),
                           DataTable(("Part", "Role", "Tokens", "Text"), rows, "Context"), cls="plain")), lang="en")
@@ -3921,7 +3966,7 @@ async def serve_socket(socket: WebSocket):
     if app in p.plugins.apps: tab.view.app = app
     tab.view.app = tab.view.app or next(iter(p.plugins.apps), "")
     line = Line()
-    line.put(html(*p.everything(tab)))
+    for part in p.everything(tab): line.put(html(part))
     tab.lines.add(line)
     pump = asyncio.create_task(line.pump(socket))
     try:
@@ -4065,8 +4110,8 @@ class Pianola:
                    for a in apps.values())),
             Button("Search or do… ", Kbd("Ctrl K"), id="open-palette", type="button", cls="quiet"), Span(cls="spacer"),
             Menu("model", self.models.label, "Model", *self.models.menu()),
-            Button("☾", id="theme", type="button", cls="quiet", aria_label="Colours", title="Colours",
-                   data_value=chosen["theme"]), id="nav")
+            Button("☾", id="theme", type="button", cls="quiet", aria_label=f"Theme: {chosen['theme']}",
+                   title=f"Theme: {chosen['theme']}", data_value=chosen["theme"]), id="nav")
 
     def everything(self, tab: Tab) -> list:
         "What a socket is sent when it opens: all that may have changed while nobody listened"
@@ -4121,7 +4166,8 @@ class Pianola:
             for tab in self.chat.tabs.open.values(): tab.send(swap(self.bar(tab.view)))
         undo = ActionButton("Undo", "journal.undo", id=event.journal) if event.undoable else ""
         if event.actor == "user" and event.ok and table[2] in ("delete", "clear"):
-            self.chat.tabs.get(event.call.tab).send(Toast(f"{play_label(event.action, {}, event.result)}. ", undo))
+            name = (event.result or {}).get("name", "the chat")
+            self.chat.tabs.get(event.call.tab).send(Toast(f"Deleted “{shorten(name, 60)}”. ", undo))
         if event.call.approval and event.actor == "model": self._tell_of_approval(event)
 
     def _show_undone(self, event: Event) -> None:
@@ -4211,6 +4257,8 @@ def serve(settings: Settings, reload: bool = False) -> int:
 
 
 def _check_way(settings: Settings) -> None:
+    if not plugin_files(settings.plugins):
+        raise PianolaError(f"There are no plugins in {settings.plugins}.", "Set PIANOLA_PLUGINS to a folder with some.")
     db = Database(settings.data)
     db.open()
     db.close()

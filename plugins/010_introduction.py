@@ -19,7 +19,7 @@ class Introduction(App):
 
     def _try(self):
         buttons = [ActionButton(f"“{text}”", "introduction.ask", cls="outline", pane="right", text=text) for text in SAY]
-        greet = ActionButton("Chat with the assistant", "introduction.greet", pane="right")
+        greet = ActionButton("Chat with the assistant", "introduction.greet", cls="primary", pane="right")
         return Article(P(Strong("Three things to try"), " (the assistant does them while you watch)"), Div(*buttons, cls="try"), greet, cls="card")
 
     def _about_you(self):

@@ -5,7 +5,7 @@ from server import (
     REFRESH, ActionButton, ActionForm, App, Clock, DataTable, Details, Div, FilterForm, Label, Labelled, Option, P, PageHead, Select, Small,
     Summary, action, here, journal_rows, play_label, to_json)
 
-ACTORS = ("user", "model", "client", "app", "roll")
+WHO = {"user": "you", "model": "the assistant", "client": "a program", "app": "an app", "roll": "a roll"}
 
 
 class Journal(App):
@@ -23,15 +23,15 @@ class Journal(App):
     def _filters(self, view):
         def select(name, options):
             now = view.filters.get(name, "")
-            return Label(name.capitalize(), Select(Option("all", value=""), *(Option(o, value=o, selected=o == now) for o in options), name=name))
-        return FilterForm(self.name, select("actor", ACTORS), select("app", sorted({k.app for k in here().keyboard.actions.values()})))
+            return Label(name.capitalize(), Select(Option("all", value=""), *(Option(WHO.get(o, o), value=o, selected=o == now) for o in options), name=name))
+        return FilterForm(self.name, select("actor", WHO), select("app", sorted({k.app for k in here().keyboard.actions.values()})))
 
     def _row(self, r):
         what = Details(Summary(play_label(r["action"], r["args"], r["result"])), Div(to_json(r["args"]), cls="text"))
         label = "Redo" if r["action"] == "journal.undo" else "Undo"
         undo = ActionButton(label, "journal.undo", cls="quiet", title=f"{label} row {r['id']}", id=r["id"]) if r["undoable"] else ""
         how = Small(f"undone by {r['undone']}") if r["undone"] else r["error"] or r["state"]
-        return Clock(r["at"]), r["actor"], what, how, undo
+        return Clock(r["at"]), WHO.get(r["actor"], r["actor"]), what, how, undo
 
     def _forget(self):
         field = Labelled("journal-forget", "before", dt.date, label="Forget everything before", required=True)

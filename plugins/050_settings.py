@@ -11,7 +11,7 @@ class SettingsPage(App):
 
     def page(self, view):
         "One small form a setting; the environment as a table"
-        forms = [Article(ActionForm("settings.set", Labelled(f"set-{key}", "value", c.kind, chosen[key], key.replace("_", " ").capitalize()),
+        forms = [Article(ActionForm("settings.set", Labelled(f"set-{key}", "value", c.kind, chosen[key], c.label),
                                     P(c.doc), id=f"set-{key}", now=True, key=key), cls="card") for key, c in CHOICES.items()]
         s = here().settings
         rows = [("HOST", s.host), ("PORT", s.port), ("PIANOLA_DATA", s.data.resolve()), ("PIANOLA_PLUGINS", s.plugins), ("PIANOLA_PROMPT", s.prompt),
