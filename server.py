@@ -2882,7 +2882,7 @@ class Chat:
     async def _fail(self, turn: Turn, error: PianolaError) -> str:
         reply = self.reply or await self._open(turn)
         reply.error = (error.cause, error.fix, turn.message if isinstance(error, ModelError) else 0)
-        turn.tell({"error": error.as_json()})
+        turn.tell({"delta": ("\n\n" if reply.said else "") + str(error)})
         return "failed"
 
     async def _context(self, turn: Turn, model: "Playing") -> Context:

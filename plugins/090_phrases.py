@@ -20,12 +20,12 @@ SAYS = {
                "create a {noun} called {new}", "could you add {new} please", "make a {noun} for {doing}", "put {doing} on there", "i have to {new} {date}", "add {new}, due {date}",
                "remind me to {new} {date}", "don't let me forget to {new}", "{noun}: {new} {date}", "note down {new} with the note {note}", "we have run out of {thing}, list it",
                "no {thing} left, i need some more", "we need {thing}", "add a {noun} to {new}", "can you make a {noun} named {new}, note: {note}", "jot down {new} for me", "and {thing} too",
-               "set up a {noun} {new}", "also {thing}", "let's add {thing} to that", "i must {new}", "to-do: {new}", "a new one: {new}", "add one called {new}", "i ought to {new}, put it on my list",
+               "set up a {noun} {new}", "also {thing}", "let's add {thing} to that", "i must {new}", "to-do: {new}", "todo: {new}", "note to self: {new}", "make a note to {new}", "remember to {new}", "i mustn't forget to {new}", "stick {thing} on there too", "{thing} goes on the list", "a new one: {new}", "add one called {new}", "i ought to {new}, put it on my list",
                "{thing}, add that", "would you add something about {doing}", "i want to {new} some day, save that", "get {thing} on the list"],
     "toggle": ["tick off {row}", "i finished {row}", "{row} is done", "mark {row} as done", "check off {row}", "done with {row}", "{row} has been dealt with", "i {past} this morning", "we've {past}",
                "untick {row}", "{row} isn't finished after all", "i've already done {row}", "cross {row} off", "reopen {row}", "complete {row}", "mark {row} as not done", "finally {past}",
                "just got {row} sorted", "{row}, all done now", "tick it off", "ok that one's finished", "set {row} to done", "{row}: done", "i have {past}", "{row} is taken care of", "{row} isn't done yet, uncheck it",
-               "got {row} out of the way", "{past} yesterday, so tick it", "yes i {past}", "my sister {past} already", "tick {row}"],
+               "got {row} out of the way", "{past} yesterday, so tick it", "yes i {past}", "my sister {past} already", "{row} is {did}", "{row} has been {did}", "got {row} {did}", "{row}? {did}", "tick {row}"],
     "delete": ["delete {row}", "remove {row}", "get rid of {row}", "delete the {bare} {noun}", "drop {row}, it's not needed any more", "scratch {row}", "please delete {row}",
                "throw {row} out", "i don't want {row} in there any longer, remove it", "take {row} off the list", "forget about {row}, delete it", "erase {row}", "bin {row}", "delete it",
                "can you delete {row}?", "{row} can go, scrap it", "we don't need {row} now, drop it", "kill the {bare} {noun}", "remove it", "wipe {row} from the list"],
@@ -44,7 +44,7 @@ SAYS = {
              "email {row} to anna", "call my brother now", "what's the weather tomorrow?", "i love this list", "{row} is so boring", "that's funny", "never mind", "why is {row} still there?",
              "explain what {noun}s are for", "should i do {row} first?", "write me a poem", "is it possible to move {noun}s?", "what did i do yesterday?", "translate hello to french",
              "i forgot {row} again", "{row} was hard work last year", "which {noun} is the most important?", "play some music", "good idea", "wow, so much to do", "deny that request", "not now",
-             "make the letters bigger", "set the volume to low", "switch off the heating", "send {row} to paul", "use a faster model", "delete all our messages", "forget the history before june", "ok",
+             "make the letters bigger", "set the volume to low", "switch off the heating", "send {row} to paul", "use a faster model", "delete all our messages", "forget the history before june", "erase everything older than march from the journal", "delete the whole history", "reset the app", "reject that", "allow it", "ok",
              "write a song about {row}", "could you explain {row} to me?", "he asked her to remove {row} from his list", "i don't feel like {row}", "great work", "haha", "that's wrong", "yes", "hmm, not sure about {row}",
              "i'm hungry", "my brother is ill", "it's been a long day", "perhaps i should drop {row}", "don't touch {row}", "i'd rather not do {row}", "confirm it", "print {row}", "let me think about {row}"],
 }
@@ -63,7 +63,8 @@ TODO = set("call phone ring email mail write send buy get order book pay renew p
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 _QUOTED = re.compile(r"[\"“«]([^\"”»]{1,200})[\"”»]|(?<!\w)['‘](.{1,200}?)['’](?!\w)")
 STOP = set("a an the my our your his her its their of to for on in at by with from and or is it as that this these those one ones thing task tasks item please me i you we be so up off out over "
-           "do does did not all new now list has have had was are will would can could should if but then too also just still any more longer there here now anymore".split())
+           "do does did not all new now list has have had was are will would can could should if but then too also just still any more longer there here now anymore about into over under after before when while because very much some every each them they he she him who what which "
+           "really actually finally already today yet again back down only even one's thing's".split())
 IRREGULAR = dict(w.split(":") for w in "paid:pay sent:send bought:buy wrote:write written:write took:take taken:take made:make done:do did:do got:get found:find told:tell went:go gone:go "
                  "ran:run met:meet spoke:speak spoken:speak rang:ring rung:ring sold:sell brought:bring booked:book cleaned:clean fed:feed swept:sweep".split())
 
@@ -79,7 +80,7 @@ def stem(word: str) -> str:
     return w[:-1] if len(w) > 3 and w[-1] == w[-2] and w[-1] not in "aeious" else w
 
 
-TODO_STEMS = set(map(stem, TODO))
+TODO_STEMS, STOP = set(map(stem, TODO)), STOP | set(map(stem, STOP))
 
 
 def words_of(text: str) -> list[tuple[int, int, str]]:
@@ -213,11 +214,15 @@ class Heard:
         table, best = max(self.linked.items(), key=lambda l: (l[1].weight, l[0] != "app"), default=("", Linked()))
         mask = "APP" if table == "app" else "ROW"
         if mask == "ROW" or best.names and stem(best.names[0]) not in self.rows:
-            spans += [(a, b, mask) for a, b in best.spans if not any(x <= a < y for x, y, _ in spans)]
+            first = {stem(n.split()[0]) for n in best.names[:1]}
+            for a, b in best.spans:
+                word = self.request[a:b].lower()
+                did = mask == "ROW" and stem(word) in first and (word in IRREGULAR or word.endswith("ed"))
+                if not any(x <= a < y for x, y, _ in spans): spans.append((a, b, "DID" if did else mask))
         text, end = "", 0
         for a, b, mask in sorted(spans):
             if a >= end: text, end = f"{text}{self.request[end:a]} {mask} ", b
-        return re.sub(r"(ROW)(\s+(?:(?:the|a|an|my|for|of|to|in|on|at|out|up)\s+)*ROW)+", "ROW", text + self.request[end:])
+        return re.sub(r"(ROW|DID)(\s+(?:(?:the|a|an|my|for|of|to|in|on|at|out|up)\s+)*ROW)+", r"\1", text + self.request[end:])
 
 
 _PRONOUN = re.compile(r"\b(it|that|this|them|those|that one|this one|the same)\b", re.I)
@@ -254,10 +259,10 @@ class Example:
 def fill(phrase: str, verb: str, table: str, n: int, samples: list) -> tuple[str, dict]:
     "The `n`th filling of a phrase's slots: what is said, and the args it means."
     name, said, past = samples[n % len(samples)]
-    value = {k: v[n % len(v)] for k, v in FILL.items()} | {"row": said, "noun": table, "past": past, "bare": said.removeprefix("the ")}
+    value = {k: v[n % len(v)] for k, v in FILL.items()} | {"row": said, "noun": table, "past": past, "did": past.split(" ")[0], "bare": said.removeprefix("the ")}
     text, args = phrase.format(**value), {}
     date, place = find_dates(value["date"], LONG_AGO), find_place(text)
-    rowed = any(s in phrase for s in ("{row}", "{past}", "{bare}")) or re.search(r"\b(it|that one)\b", phrase)
+    rowed = any(s in phrase for s in ("{row}", "{past}", "{bare}", "{did}")) or re.search(r"\b(it|that one)\b", phrase)
     if rowed and verb not in ("insert", "list", "none"): args["id"] = name
     new = {"name": value[slot]} if (slot := next((s for s in ("new", "thing", "doing") if "{%s}" % s in phrase), "")) else {}
     if "{date}" in phrase: new["due"] = date[0][2]
@@ -294,10 +299,10 @@ def examples(actions, samples=SAMPLES, pages=None) -> list[Example]:
 
 def _fits(phrase, action):
     text = json.dumps(schema_of(action))
-    return ("{past}" not in phrase or action.name.startswith("task.")) and all(s not in phrase or p in text for s, p in (("{date}", '"date"'), ("{note}", '"note"'), ("untick", "field")))
+    return ("{past}" not in phrase and "{did}" not in phrase or action.name.startswith("task.")) and all(s not in phrase or p in text for s, p in (("{date}", '"date"'), ("{note}", '"note"'), ("untick", "field")))
 
 
-MASKS = {"row": "ROW", "past": "ROW", "bare": "ROW", "date": "DATE", "to": "PLACE", "th": "PLACE"}
+MASKS = {"row": "ROW", "past": "DID", "did": "DID", "bare": "ROW", "date": "DATE", "to": "PLACE", "th": "PLACE"}
 
 
 def _shape(phrase, noun):
@@ -355,20 +360,31 @@ def relevant(actions, heard: Heard) -> list:
 
 # ---------------------------------------------------------------- schema and messages
 
-def spans_of(text: str, most: int = 14) -> str:
-    "A regular expression for every run of at most `most` words of `text`."
+_FUNCTION = set("me to a an the my our your that for on of it i we you please and also is are there have has need must should can could would in at by with from as".split())
+
+
+def spans_of(text: str, openings: frozenset = frozenset(), most: int = 14) -> str:
+    """A regular expression for every run of at most `most` words of `text` that neither begins nor ends with a function
+    word, nor begins with the verb that opens the request; what stands in quotes, if anything, goes before all that."""
+    quoted = [m[1] or m[2] for m in _QUOTED.finditer(text)]
+    if quoted: return "^(" + "|".join(map(_escape, dict.fromkeys(quoted))) + ")$"
     words = [(m.start(), m.end()) for m in re.finditer(r"[\w#€$£@%&+*][^\s]*", text)][:60]
     def core(a, b): return text[a:b].rstrip(".,!?;:)\"'”’»") or text[a:b]
+    def empty(k): return core(*words[k]).lower() in _FUNCTION
+    lead = next((k for k in range(len(words)) if not empty(k)), 0)
+    skip = lead if words and stem(core(*words[lead])) in openings and len(words) > lead + 1 else -1
     starts = []
     for i in range(len(words)):
+        if i == skip or empty(i): continue
         pattern = ""
         for j in range(min(i + most, len(words)) - 1, i - 1, -1):
+            if not pattern and empty(j): continue
             a, b = words[j]
-            end = words[j + 1][0] if j + 1 < len(words) and pattern else b
-            rest = text[a + len(core(a, b)):end]
-            pattern = _escape(core(a, b)) + (f"({_escape(rest)}{pattern})?" if pattern else "")
-        starts.append(pattern)
-    return "^(" + "|".join(dict.fromkeys(starts)) + ")$"
+            rest = text[a + len(core(a, b)):words[j + 1][0]] if pattern else ""
+            tail = f"{_escape(rest)}{pattern}" if pattern else ""
+            pattern = _escape(core(a, b)) + (tail if empty(j) else f"({tail})?" if tail else "")
+        if pattern: starts.append(pattern)
+    return "^(" + "|".join(dict.fromkeys(starts or [_escape(text.strip()) or "none"])) + ")$"
 
 
 def _escape(text):
@@ -393,9 +409,11 @@ def _plain(schema, defs):
     return schema | {"properties": properties, "required": schema.get("required", [])}
 
 
-def play_schema(actions, heard: Heard) -> dict:
+def play_schema(actions, heard: Heard, openings=frozenset()) -> dict:
     "The JSON schema of one play: an offered action, its args made of what the request names; or none."
-    text = {"type": "string", "pattern": spans_of(heard.request)}
+    said = heard.request
+    if heard.place and any(l.names for t, l in heard.linked.items() if t != "app"): said = said[:heard.place[0]] + " " + said[heard.place[1]:]
+    text = {"type": "string", "pattern": spans_of(said, openings)}
     defs = {t: {"enum": l.names or [UNKNOWN]} for t, l in heard.linked.items()}
     options = [_object({"action": {"const": "none"}, "args": _object({})})]
     for a in actions:
@@ -415,8 +433,9 @@ def _field(name, schema, action, heard, text):
     table, required = action.name.split(".")[0], name in schema_of(action)["required"]
     if name == "id": return {"$ref": f"#/$defs/{table}"} if table in heard.linked else None
     if name == "set":
-        fields = {p: _field(p, s, action, heard, text) for p, s in schema["properties"].items() if s.get("type") != "boolean"}
-        return {"anyOf": [_object({p: s}) for p, s in fields.items() if s]}
+        text = edited(heard, table) or text
+        fields = {p: _field(p, s, action, heard, text) for p, s in schema["properties"].items() if s.get("type") != "boolean" and not (heard.place and p == "name")}
+        return {"anyOf": [_object({p: s}) for p, s in fields.items() if s] or [_object({"name": text})]}
     if name == "position": return {"enum": [heard.place[2] if heard.place else UNKNOWN]}
     if schema.get("format") == "date": return {"enum": [d[2] for d in heard.dates]} if heard.dates else None
     if name == "app" and "app" in heard.rows: return {"enum": heard.rows["app"]}
@@ -424,6 +443,20 @@ def _field(name, schema, action, heard, text):
     if name == "key": return {"type": "string", "pattern": "^[a-z][a-z_]{1,24}$"}
     main = required or name in ("name", "search") or stem(name) in {w for _, _, w in words_of(heard.request)}
     return text if schema.get("type") == "string" and main else None
+
+
+_NOT = [re.compile(p, re.I) for p in (r"(?P<new>[\w'’-]+),?\s(?:and\s)?(?:not|instead\sof|rather\sthan)\s(?:\w+\s){0,2}?(?P<old>[\w'’-]+)",
+        r"\bnot\s(?:\w+\s){0,2}?(?P<old>[\w'’-]+),?\sbut\s(?:(?:to|in|for|the|on|at)\s)*(?P<new>[\w'’-]+)",
+        r"(?P<old>[\w'’-]+)\s(?:should\sbe|must\sbe|becomes)\s(?P<new>[\w'’-]+)", r"\b(?:change|replace|swap)\s(?P<old>[\w'’-]+)\s(?:to|with|by|for|into)\s(?P<new>[\w'’-]+)")]
+
+
+def edited(heard: Heard, table: str) -> dict | None:
+    "The new name where the request corrects one word of a row's (`Porto, not Lisbon`), as a schema."
+    for name in heard.linked.get(table, Linked()).names[:1]:
+        for m in (m for p in _NOT for m in p.finditer(heard.request)):
+            old = next((w for w in _WORD.findall(name) if stem(w) == stem(m["old"])), None)
+            if old and len(name.split()) > 2: return {"enum": [name.replace(old, m["new"])]}
+    return None
 
 
 def front(actions, pool) -> list[dict]:
@@ -435,7 +468,7 @@ def front(actions, pool) -> list[dict]:
     return [{"role": "system", "content": manual}] + [m for e in some(pool) for m in pair(e.turn, e.play)]
 
 
-FRONT_EACH, FRONT_NONE = 2, 14
+FRONT_EACH, FRONT_NONE = 1, 10
 
 
 def some(pool):
@@ -482,7 +515,7 @@ def destroying(pool: list[Example], actions) -> set:
     return said - other
 
 
-def guard(play: dict, heard: Heard, action, destroy_words=frozenset()) -> tuple[str, str]:
+def guard(play: dict, heard: Heard, action, destroy_words: set | None = None) -> tuple[str, str]:
     "`ok`; `ask` with the question to put; or `none`: what the request does not bear out is not played."
     args, table = play["args"], play["action"].split(".")[0]
     linked = heard.linked.get(table, Linked())
@@ -492,30 +525,37 @@ def guard(play: dict, heard: Heard, action, destroy_words=frozenset()) -> tuple[
     if action.danger == "destroy":
         stems = {w for _, _, w in words_of(heard.request)}
         if _NEVER.search(heard.request) and not re.search(r"\b(don['’]?t|no|not)\b.{0,12}\b(need|want|longer|any|care)", heard.request, re.I) or is_question(heard.request): return "none", ""
-        if not stems & destroy_words: return "ask", f"Shall I delete {args.get('id')}?"
+        if destroy_words is not None and not stems & destroy_words: return "ask", f"Shall I delete {args.get('id')}?"
         if "id" in args and linked.names and args["id"] != linked.names[0]: return "ask", f"Which one: {' or '.join(linked.names)}?"
     return "ok", ""
 
 
-def tidy(play: dict, heard: Heard) -> dict | None:
+def action_makes(play): return play["action"].endswith((".insert", ".update"))
+
+
+def tidy(play: dict, heard: Heard, openings=frozenset()) -> dict | None:
     "The play with its texts in the person's own words: dates cut off, first letter large, places as numbers."
     args = dict(play["args"])
     new = args.get("set", args)
     for p, value in list(new.items()):
         if not isinstance(value, str) or p in ("id", "app", "key"): continue
-        if p == "name": value = _named(value, heard, "due" in new)
-        new[p] = value.strip(" ,;:") or value
+        if p == "name" and action_makes(play): value = _named(value, heard, "due" in new, openings)
+        new[p] = re.sub(r"[\s,]+(?:by the way|btw|please|thanks|thank you)\W*$", "", value, flags=re.I).strip(" ,;:") or value
     if "position" in args: args["position"] = _position(args, heard, play["action"].split(".")[0])
     if args.get("set") == {"name": args.get("id")}: return None
     return {"action": play["action"], "args": args}
 
 
-def _named(value, heard, dated):
+def _named(value, heard, dated, openings):
     for a, b, _ in heard.dates if dated else ():
         said = heard.request[a:b]
         at = value.find(said.split()[-1])
         if said in value: value = value.replace(said, "")
         elif at > 0 and value.endswith(said.split()[-1]): value = re.sub(r"\s+(due|by|on|for|until)?\s*$", "", value[:at])
+    at = heard.request.find(value)
+    verb = re.search(r"([\w’']+)\s+(?:(?:the|a|an|my|some)\s+)?$", heard.request[:at]) if at > 0 else None
+    if verb and stem(verb[1]) in TODO_STEMS - openings and verb[1].lower() not in _FUNCTION: value = heard.request[verb.start():at] + value
+    value = re.sub(r"^(?:(?:and|also|then|plus|ok|okay|oh|please)\s+)+(?=\w)", "", value, flags=re.I)
     value = re.sub(r"[\s,;:.!?]+$|^[\s,;:]+|[,\s]+please\W*$|\s+(due|by|on|as well|too)$", "", value).strip() or value
     return value[:1].upper() + value[1:]
 
@@ -546,32 +586,68 @@ def openings(pool: list[Example]) -> set:
     return out
 
 
-def splits(request: str, starts: set) -> list[str]:
-    "The requests that one line joins, in order: it is cut before words that begin a request of their own."
+def splits(request: str, starts: set, rows: dict | None = None) -> list[str]:
+    "The requests that one line joins, in order: cut before words that begin a request, with something of its own to do it to."
+    nouns = {stem(t) for t in rows or ()}
     quoted = [m.span() for m in _QUOTED.finditer(request)]
     parts, at = [], 0
     for m in _JOINS.finditer(request):
         if any(a < m.start() < b for a, b in quoted) or not request[at:m.start()].strip(): continue
         rest = re.sub(r"^(?:(?:also|please|then|can you|could you|now|just)\s+)+", "", request[m.end():], flags=re.I)
         words = [w for _, _, w in words_of(rest)]
-        own = [w for w in words[1:] if w not in STOP]
+        own = [w for w in words[1:] if w not in STOP | nouns]
         if own and len(words_of(request[at:m.start()])) > 1 and (words[0] in starts or " ".join(words[:2]) in starts):
             parts.append(request[at:m.start()])
             at = m.end()
-    return [p.strip() for p in [*parts, request[at:]] if p.strip()][:PASSES]
+    parts = [p.strip() for p in [*parts, request[at:]] if p.strip()]
+    return [q for p in parts for q in _shared(p, rows or {})][:PASSES]
+
+
+def _shared(part, rows):
+    "`tick off the rent and the dentist` is two: the second shares the first one's verb."
+    left, joined, right = part.rpartition(" and ")
+    for table, names in rows.items() if joined else ():
+        if table == "app": continue
+        one, two = link(left, names, (stem(table),)), link(right, names, (stem(table),))
+        if not one.names or not two.names or one.names[0] == two.names[0]: continue
+        if all(w in STOP or any(a <= x < b for a, b in two.spans) for x, _, w in words_of(right)):
+            verb = re.sub(r"(?:\b(?:the|my|a|an)\s+)?$", "", left[:one.spans[0][0]], flags=re.I)
+            if verb.strip(): return [*_shared(left, rows), verb + right]
+    return [part]
+
+
 
 
 @dataclass
-class Player:
-    "Everything that stays while the keyboard stays: the examples, their index, the front."
-    actions: list
-    samples: dict = field(default_factory=lambda: SAMPLES)
-    pages: dict = field(default_factory=dict)
+class Memory:
+    "What the next line may refer to: the row last spoken of ({table: name}) and the last pass as chat turns."
+    row: dict = field(default_factory=dict)
+    turns: list = field(default_factory=list)
 
-    def __post_init__(self):
-        self.pool = examples(self.actions, self.samples, self.pages)
-        self.near, self.front = Nearness(self.pool), front(self.actions, self.pool)
-        self.starts, self.destroy = openings(self.pool), destroying(self.pool, self.actions)
+
+class Player:
+    "What stays while the keyboard stays: the examples, their index, the front; and the passes of a turn."
+
+    def __init__(self, actions: list, samples: dict = SAMPLES, pages: dict | None = None):
+        self.actions, self.pool = actions, examples(actions, samples, pages)
+        self.near, self.front = Nearness(self.pool), front(actions, self.pool)
+        self.starts, self.destroy = openings(self.pool), destroying(self.pool, actions)
+
+    async def plays(self, complete, request: str, look, memory: Memory):
+        """Yields the plays of one line in order, then, if need be, one question to the person (a string).
+
+        `complete(messages, schema)` is awaited for the model's words; `look()` answers (page, offered actions, rows
+        {table: names in order}), anew for each pass, so that each sees what the one before did.
+        """
+        questions = []
+        for part in splits(request, self.starts, look()[2]):
+            page, offered, rows = look()
+            heard = hear(part, rows, page, memory.row)
+            play = await self.one(complete, heard, offered, memory.turns if refers(part) else ())
+            if isinstance(play, str): questions.append(play)
+            elif play: yield play
+            self.remember(memory, heard, play if isinstance(play, dict) else None)
+        if questions: yield " ".join(dict.fromkeys(questions))
 
     async def one(self, complete, heard: Heard, offered, before=()):
         "One pass: a play, a question to put to the person (a string), or None."
@@ -579,14 +655,34 @@ class Player:
         close = nearest(heard, self.near, relevant(offered, heard), LIKELY)
         likely = {e.play["action"] for e in close}
         offered = [a for a in offered if a.name in likely]
-        reply = await complete(play_messages(self.front, close[-NEAREST:], heard, before), play_schema(offered, heard))
-        play = json.loads(reply)
+        if not offered: return None
+        agreed = len({e.play["action"] for e in close[-3:]}) == 1 and close[-1].play["action"]
+        sole = [a for a in offered if a.name == agreed and a.danger != "destroy"]
+        schema = play_schema(sole or offered, heard, self.starts)
+        if sole: del schema["anyOf"][0]  # the three nearest agree: doing nothing is not among the choices
+        ms = play_messages(self.front, close[-NEAREST:], heard, before)
+        reply = await complete(ms, schema)
+        try: play = json.loads(reply)
+        except ValueError: return None
         self.raw = play
-        if play["action"] == "none": return None
-        action = next(a for a in offered if a.name == play["action"])
-        verdict, question = guard(play, heard, action, self.destroy)
-        if verdict != "ok": return question or None
-        return tidy(play, heard)
+        action = next((a for a in offered if a.name == play.get("action")), None)
+        if not action or not isinstance(play.get("args"), dict): return None
+        sure = sum(e.play["action"] == action.name for e in close[-3:]) >= 2
+        verdict, question = guard(play, heard, action, None if sure else self.destroy)
+        return tidy(play, heard, self.starts) if verdict == "ok" else question or None
+
+    def remember(self, memory: Memory, heard: Heard, play: dict | None):
+        "Keeps what the next line may call `it`."
+        table = play["action"].split(".")[0] if play else next((t for t, l in heard.linked.items() if l.names and t != "app"), "")
+        args = play["args"] if play else {}
+        name = args.get("set", args).get("name") or args.get("id") or next(iter(heard.linked.get(table, Linked()).names), "")
+        if table in heard.rows and name: memory.row = {table: name}
+        memory.turns = pair(turn(heard), play or NONE)
+
+
+def refers(request: str) -> bool:
+    "Does a short line lean on the one before (`and bread too`, `move it up`)?"
+    return bool(re.match(r"^\W*(and|also|actually|then|no)\b", request, re.I) or _PRONOUN.search(request) and len(request.split()) < 9)
 
 
 class Phrases(App):
@@ -594,20 +690,20 @@ class Phrases(App):
 
     def start(self):
         "Guide small models from here on"
-        self.player, self.known, self.last, self.before = None, (), {}, ()
+        self.player, self.known, self.memory = None, (), Memory()
         here().chat.piano.guide = self
 
     def tables(self) -> dict[str, Crud]:
         "The tables there are"
         return {a.one: a for a in here().apps.values() if isinstance(a, Crud)}
 
-    def ready(self) -> "Player":
+    def ready(self) -> Player:
         "The player for the keyboard as it is now"
         keys = here().chat.piano.offered("")
         known = tuple(k.name for k in keys)
         if known != self.known:
             tables = self.tables()
-            samples = {t: [(s, s.lower(), s.lower()) if isinstance(s, str) else (*s, s[-1])[:3] for s in a.samples] for t, a in tables.items() if a.samples}
+            samples = {t: [_sample(s) for s in a.samples] for t, a in tables.items() if a.samples}
             self.player, self.known = Player(keys, samples, {t: a.name for t, a in tables.items()}), known
         return self.player
 
@@ -619,38 +715,38 @@ class Phrases(App):
     async def plays(self, model, turn, app: str):
         "The actions a line asks for, one after another, as they are decided; a text is a question to put to the person"
         player = await asyncio.to_thread(self.ready)
-        for part in splits(turn.text, player.starts):
-            rows = await asyncio.to_thread(self.names)
-            heard = await asyncio.to_thread(hear, part, rows, app, self.last)
-            play = await player.one(model.complete, heard, self.offered(app), self.before if _leans(part) else ())
-            self.remember(heard, play)
-            if play: yield play
+        rows = await asyncio.to_thread(self.names)
+        async for play in player.plays(model.complete, turn.text, lambda: (app, self.offered(app), self.names() or rows), self.memory):
+            yield play
 
     def names(self) -> dict[str, list[str]]:
         "The names of all rows in their order, and of the apps"
         return {t: a.names() for t, a in self.tables().items()} | {"app": list(here().apps)}
 
     def offered(self, app: str) -> list:
-        "The open app's actions, the general ones, and what makes or chooses rows elsewhere"
+        "The open app's actions (without one, all tables'), the general ones, and what makes or chooses rows elsewhere"
         keys = [k for k in here().chat.piano.offered(app) if not k.name.endswith((".read", ".get"))]
-        return [k for k in keys if k.app in (app, "app", "pianola") or k.name.endswith((".insert", ".select"))]
-
-    def remember(self, heard, play) -> None:
-        "What `it` will mean in the next line"
-        args = play["args"] if isinstance(play, dict) else {}
-        table = play["action"].partition(".")[0] if args else ""
-        named = [t for t, found in heard.linked.items() if found.names and not found.unsure and t != "app"]
-        if table in heard.rows and (args.get("id") or args.get("name")): self.last = {table: args.get("set", {}).get("name") or args.get("id") or args.get("name")}
-        elif named: self.last = {named[0]: heard.linked[named[0]].names[0]}
-        self.before = pair(turn(heard), play if isinstance(play, dict) else NONE)
+        open_apps = (app, "app", "pianola") if app else ("app", "pianola", *(a.name for a in self.tables().values()))
+        return [k for k in keys if k.app in open_apps or k.name.endswith((".insert", ".select"))]
 
     def page(self, view):
-        "Phrases by action, each a button"
-        groups = {}
-        for e in self.ready().pool: groups.setdefault(e.play["action"], []).append(e.said)
-        cards = [Article(P(Strong(name if name != "none" else "Just talk")), Div(*(ActionButton(f"“{said}”", "phrases.say", cls="outline", pane="right", text=said) for said in said_all[:6]), cls="try"),
-                         cls="card") for name, said_all in groups.items()]
+        "Phrases by what they do, each a button"
+        groups, docs = {}, {k.name: k.doc for k in here().keyboard.actions.values()}
+        for e in self.ready().pool:
+            if e.play["action"] != "none" and not e.play["args"].get("id"): groups.setdefault(e.play["action"], []).append(e.said)
+        cards = [Article(P(Strong(docs[name])), Div(*(self._try(said) for said in phrases[:5]), cls="try"), cls="card")
+                 for name, phrases in groups.items()]
+        for table, crud in self.tables().items():
+            if names := crud.names(): cards.insert(0, Article(P(Strong(f"{crud.title} you have")), Div(*map(self._try, self._about(table, names[0])), cls="try"), cls="card"))
         return PageHead(self.title, self.__doc__), *cards
+
+    def _about(self, table: str, name: str) -> list[str]:
+        verbs = {k.name.partition(".")[2] for k in here().keyboard.actions.values() if k.name.startswith(f"{table}.")}
+        said = {"toggle": f"tick off {name}", "sort": f"move {name} to the bottom", "select": f"switch to {name}", "list": f"search for {name}"}
+        return [text for verb, text in said.items() if verb in verbs]
+
+    def _try(self, said: str):
+        return ActionButton(f"“{said}”", "phrases.say", cls="outline", pane="right", text=said)
 
     @action(undo=False, danger="person", heard=False)
     async def say(self, text: str):
@@ -658,5 +754,6 @@ class Phrases(App):
         await here().chat.hear(text, calling.get().tab)
 
 
-def _leans(part: str) -> bool:
-    return bool(re.match(r"^\W*(and|also|actually|then|no)\b", part, re.I)) or bool(_PRONOUN.search(part) and len(part.split()) < 9)
+def _sample(sample) -> tuple[str, str, str]:
+    "A row's name, how people speak of it, and how they say that it is done"
+    return (sample, sample.lower(), sample.lower()) if isinstance(sample, str) else (*sample, sample[-1])[:3]

@@ -28,6 +28,7 @@ const look = () => root.dataset.look || root.dataset.theme || "auto";
 function setLook(name) {
     if (name === "auto") delete root.dataset.theme; else root.dataset.theme = name === "light" ? "light" : "dark";
     if (name === "matrix") root.dataset.look = name; else delete root.dataset.look;
+    $("theme").ariaLabel = $("theme").title = `Theme: ${name}`;
 }
 when("click", "#theme", (button) => {
     setLook({auto: "light", light: "dark", dark: "matrix", matrix: "auto"}[look()]);
@@ -46,8 +47,7 @@ function arrive() {
     if (!shown) history.replaceState({app, url}, "");
     if (moved) { history.pushState({app, url}, "", url); left.scrollTop = 0; }
     if (moved && document.activeElement === document.body) left.focus({preventScroll: true});
-    shown = url;
-    showTitle();
+    shown = url; showTitle();
 }
 addEventListener("popstate", ({state}) => { if (state) { shown = state.url; act("app.open", {app: state.app}); } });
 addEventListener("pageshow", (e) => { if (e.persisted) location.reload(); });   // hx-ws does not come back by itself
@@ -89,6 +89,7 @@ on("htmx-after-settle", ({target}) => {
 });
 on("htmx-after-process", sortables);
 when("animationend", ".toast", (toast) => toast.remove());
+when("click", ".toast :is(button, a)", (pressed) => pressed.closest(".toast").remove());
 // ---- The socket: it says which app is open, shows when it is away, and takes the composer's line as {"msg": text}.
 on("htmx-ws-before-connection", ({detail: {connection}}) => {
     connection.url = connection.url.replace(/(&app=[^&]*)?$/, `&app=${$("grid-left").dataset.app}`);
@@ -103,6 +104,8 @@ on("htmx-ws-before-message-outgoing", (e) => {
 on("htmx-ws-after-message-outgoing", ({detail: {message}}) => {
     following = true;
     if ($("msg").value === message.values.msg) write("");
+    const lines = [...sent(), message.values.msg.trim()].filter((line) => line.length < 5000).slice(-50);
+    sessionStorage.setItem("pianola-sent", JSON.stringify(lines));
 });
 // ---- The composer: grows with its text, keeps the draft until it is sent, recalls earlier lines.
 function write(text) {
@@ -112,9 +115,11 @@ function write(text) {
     if (!CSS.supports("field-sizing", "content")) { msg.style.height = 0; msg.style.height = `${msg.scrollHeight}px`; }
     complete(text);
 }
+const sent = () => JSON.parse(sessionStorage.getItem("pianola-sent") || "[]");   // a mistyped action too
 function recall(step) {
-    const lines = ["", ...all("#msg-list .msg[data-role=user] .body").map((body) => body.innerText.trim()).reverse()];
-    const line = lines[recalled + step], fresh = $("msg").value === lines[recalled] && line !== undefined;
+    const said = all("#msg-list .msg[data-role=user] .body").map((body) => body.innerText.trim());
+    const lines = ["", ...new Set([...said, ...sent()].reverse())], line = lines[recalled + step];
+    const fresh = $("msg").value === lines[recalled] && line !== undefined;
     if (fresh) { recalled += step; write(line); }
     return fresh;
 }
@@ -138,15 +143,12 @@ function listKey(e, list, leave) {
     const job = {ArrowDown: () => choose(list, e.target, 1), ArrowUp: () => choose(list, e.target, -1),
                  Enter: () => play(chosen(list)), Tab: () => play(chosen(list)), Escape: leave}[e.key];
     if (!job || e.shiftKey) return false;
-    e.preventDefault();
-    return job() || true;
+    e.preventDefault(); return job() || true;
 }
 function play(option) {
     $("palette").close();
     if (!option || option.dataset.app) return option && act("app.open", {app: option.dataset.app});
-    showPane("right");
-    write(`/${option.dataset.action} `);
-    $("msg").focus();
+    showPane("right"); write(`/${option.dataset.action} `); $("msg").focus();
 }
 when("click", "[role=option]", play);
 // ---- Completion of "/": the palette's actions that fit what is typed; after a whole name its arguments stay in sight.
@@ -199,8 +201,7 @@ when("click", "[data-copy], [data-copy-code]", async (button) => {
     const text = from.innerText.trim(), byHand = () => document.execCommand("copy");
     getSelection().selectAllChildren(from);
     await (navigator.clipboard?.writeText(text).catch(byHand) ?? byHand());
-    getSelection().removeAllRanges();
-    button.textContent = "Copied";
+    getSelection().removeAllRanges(); button.textContent = "Copied";
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
 });
 // ---- Sorting: rows are dragged by their handle or moved by its arrow keys; the server hears the new place, from 1.
@@ -217,8 +218,7 @@ function tellPlace(row) {
 when("keydown", ".handle", (handle, e) => {
     const row = handle.closest(".row"), {previousElementSibling: above, nextElementSibling: below} = row;
     if (e.key === "ArrowUp") above?.before(row); else if (e.key === "ArrowDown") below?.after(row); else return;
-    e.preventDefault();
-    handle.focus();
+    e.preventDefault(); handle.focus();
     clearTimeout(telling); telling = setTimeout(() => row.isConnected && tellPlace(row), 250);   // at a pause
 });
 for (const type of ["focusin", "pointerdown"])   // a row that comes back after its move gets its handle focused again

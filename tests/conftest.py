@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import server  # noqa: E402  (after the path)
 
+server.console.quiet = True
 NO_OLLAMA = "http://127.0.0.1:9"
 
 
