@@ -3189,7 +3189,8 @@ class ModelApp(App):
         "Ask all providers for their models, those on other machines too"
         return {"models": [f"{i.provider}/{i.name}" for i in await here().models.refresh(everywhere=True)]}
 
-    @action("model.use", danger="spend", undo=False, heard=False)
+    @action("model.use", danger="spend", undo=False, heard=False,
+            about=lambda args: f"{args['model']}: what you say in this conversation leaves this machine")
     def use(self, model: str):
         "Talk to a model on another machine: what is said in this conversation leaves this machine"
         chosen["consent"] = model
@@ -4126,8 +4127,8 @@ class Pianola:
         if event.action == "app.open" and event.ok: self._open_app(event)
         for tab in self.chat.tabs.open.values():
             if tab.live and tab.view.app in self.plugins.apps: self._update(tab, event)
-        if event.actor == "model" and event.call.message: self._show_key(event)
-        elif event.action == "approval.asked": self._show_question(event)
+        if event.action == "approval.asked": self._show_question(event)
+        elif event.actor == "model" and event.call.message: self._show_key(event)
         elif (key := self.keyboard.actions.get(event.action)) and key.heard: self.chat.fold(event)
         self._show_elsewhere(event)
 
