@@ -368,7 +368,8 @@ class Database:
             raise ConflictError(f"Another Pianola is using {self.folder.resolve()}.",
                                 "Use that one, or set PIANOLA_DATA to another folder.") from None
         except OSError as error:
-            raise PianolaError(f"{self.folder} cannot be used: {error.strerror}.", "Set PIANOLA_DATA to another folder.") from None
+            raise PianolaError(f"{self.folder} cannot be used: {error.strerror}.",
+                               "Set PIANOLA_DATA to another folder.") from None
         self._open = True
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
         self._thread.start()
@@ -376,7 +377,8 @@ class Database:
         except (apsw.Error, PianolaError) as error:
             self.close()
             if isinstance(error, PianolaError): raise
-            raise PianolaError(f"{self.path} cannot be read: {error}.", "Move it away, or set PIANOLA_DATA to another folder.") from error
+            raise PianolaError(f"{self.path} cannot be read: {error}.",
+                               "Move it away, or set PIANOLA_DATA to another folder.") from error
 
     def close(self) -> None:
         "Finish what is queued, close all connections, free the lock"
@@ -553,7 +555,8 @@ CHOICES = {
     "expert": Choice("", str, "Expert file", "A text file with knowledge the assistant always has at hand."),
     "context": Choice(8192, Literal[4096, 8192, 16384, 32768], "Context length",
                       "In tokens, set on every request. More needs more memory."),
-    "remote_events": Choice(False, bool, "Remote models hear events", "Let a model on another machine hear what you do."),
+    "remote_events": Choice(False, bool, "Remote models hear events",
+                            "Let a model on another machine hear what you do."),
 }
 
 
@@ -627,7 +630,8 @@ class Conversation:
     def page(self, before: int | None = None, limit: int = MESSAGES_SHOWN, search: str = "") -> list[dict]:
         "The newest `limit` messages a person sees, oldest first; `before` an id, or with `search` in them"
         rows = self.db.q("select * from message where id < ? and (kind = 'chat' or kind = 'event' and ? = '') "
-                         "and instr(fold(content), ?) order by id desc limit ?", before or 1 << 62, search, search.casefold(), limit)
+                         "and instr(fold(content), ?) order by id desc limit ?", before or 1 << 62, search,
+                         search.casefold(), limit)
         return rows[::-1]
 
     def clear(self) -> int:
@@ -2188,7 +2192,8 @@ def decode_form(items: Iterable[tuple[str, Any]], form: type[BaseModel]) -> dict
     for name, value in items:
         head, _, rest = name.partition(".")
         if rest and isinstance(args.setdefault(head, {}), dict): args[head][rest] = value
-        elif value != "" and not rest: args.setdefault(head, []).append(value) if isinstance(args.get(head, []), list) else None
+        elif value != "" and not rest: args.setdefault(head, []).append(value) if isinstance(args.get(head, []),
+                                                                                             list) else None
     args = {n: v[0] if isinstance(v, list) and len(v) == 1 else v for n, v in args.items()}
     for name, f in form.model_fields.items():
         kind, text = input_kind(f.annotation)[0], args.get(name)
@@ -2210,7 +2215,8 @@ class CoreApp(App):
         if call.actor == "model" and (row["actor"] != "model" or row["turn"] != call.turn):
             raise DeniedError("The assistant can undo only what it did just now.", "Press Undo in the Journal.")
         db.revert(row["changeset"])
-        if not db.one("select id from profile limit 1"): raise ConflictError("That would leave no profile.", "Add one first.")
+        if not db.one("select id from profile limit 1"): raise ConflictError("That would leave no profile.",
+                                                                             "Add one first.")
         next_id = (db.one("select seq from sqlite_sequence where name='journal'") or {"seq": 0})["seq"] + 1
         db.do("update journal set undone=null where undone=?", row["id"])
         db.do("update journal set undone=? where id=?", next_id, row["id"])
@@ -2856,7 +2862,8 @@ class Chat:
         "A model on another machine: asked once in a conversation, before anything is sent"
         name = turn.model or self.models.current
         if chosen.get("consent") == name: return True
-        outcome = await self.keyboard.perform("model", "model.use", {"model": name}, Call(turn.tab, turn.message, turn.message))
+        outcome = await self.keyboard.perform("model", "model.use", {"model": name},
+                                              Call(turn.tab, turn.message, turn.message))
         turn.tell({"action": {"name": "model.use", "args": {"model": name}, "approval": outcome.approval}})
         turn.tell({"done": {"state": "waiting", "model": name, "tokens_in": 0, "tokens_cached": 0, "tokens_out": 0}})
         return False
@@ -3070,7 +3077,8 @@ class Chat:
             self.tabs.get(tab).send(Toast(str(error), kind="error"))
         if listener:
             listener.put_nowait({"action": said})
-            listener.put_nowait({"done": {"state": "done", "model": "", "tokens_in": 0, "tokens_cached": 0, "tokens_out": 0}})
+            listener.put_nowait({"done": {"state": "done", "model": "", "tokens_in": 0, "tokens_cached": 0,
+                                          "tokens_out": 0}})
 
     def status_parts(self) -> list:
         "The status line, and whether Stop is to be seen"
@@ -3410,7 +3418,8 @@ class Crud(App):
 
     def _key(self, verb: str, fn: Callable, danger: Danger = "write", form: type[BaseModel] | None = None) -> Action:
         name, doc = f"{self.one}.{verb}", (inspect.getdoc(fn) or "").replace("row", self.one)
-        return Action(name, fn, form or form_of(fn, name), doc, (), danger, self.name, resolve=self._resolve, about=self._about)
+        return Action(name, fn, form or form_of(fn, name), doc, (), danger, self.name, resolve=self._resolve,
+                      about=self._about)
 
     def _list_form(self) -> type[BaseModel]:
         return create_model(f"{self.one}.list", __base__=Args, search=(str, ""),
@@ -3579,7 +3588,8 @@ class Plugins:
     def load_all(self) -> None:
         "Load what is there; a file that fails gets a page with its traceback"
         files = plugin_files(self.folder)
-        if not files: raise PianolaError(f"There are no plugins in {self.folder}.", "Set PIANOLA_PLUGINS to a folder with some.")
+        if not files: raise PianolaError(f"There are no plugins in {self.folder}.",
+                                         "Set PIANOLA_PLUGINS to a folder with some.")
         for file in files: self._add(file)
 
     def _add(self, file: Path) -> None:
@@ -3660,7 +3670,8 @@ class Gate:
         finally:
             ms = (time.monotonic() - seen["at"]) * 1000
             level = "DEBUG" if scope["path"].startswith(("/static", "/health")) else "INFO"
-            logger.log(level, "{} {} {} {:.0f} ms {}", scope.get("method", "WS"), quote(scope["path"]), seen["status"], ms,
+            logger.log(level, "{} {} {} {:.0f} ms {}", scope.get("method", "WS"), quote(scope["path"]), seen["status"],
+                       ms,
                        actor_of(heads))
 
     def _refuse(self, scope, heads: dict):
@@ -3727,12 +3738,14 @@ async def read_body(req: Request) -> tuple[dict | None, list]:
 
 async def _read_multipart(req: Request) -> list:
     items, limit = [], UPLOAD_LIMIT + BODY_LIMIT
-    too_large = InvalidError("The upload is too large.", f"At most {UPLOAD_LIMIT >> 20} MB.", fields={"file": "too large"})
+    too_large = InvalidError("The upload is too large.", f"At most {UPLOAD_LIMIT >> 20} MB.",
+                             fields={"file": "too large"})
     if int(req.headers.get("content-length") or 0) > limit: raise too_large
     parser = MultiPartParser(req.headers, req.stream(), max_files=20, max_fields=2000, max_part_size=BODY_LIMIT)
     try: form = await parser.parse()
     except (MultiPartException, ClientDisconnect, KeyError, ValueError) as error:
-        raise InvalidError("The form cannot be read.", f"{shorten(error, 100)}", fields={"body": "unreadable"}) from None
+        raise InvalidError("The form cannot be read.", f"{shorten(error, 100)}",
+                           fields={"body": "unreadable"}) from None
     try:
         files = [v for _, v in form.multi_items() if not isinstance(v, str)]
         if any((f.size or 0) > UPLOAD_LIMIT for f in files): raise too_large
@@ -3904,7 +3917,8 @@ async def take_upload(req: Request):
     "`POST /upload`: keep a file, answer its id"
     try:
         before = {row["id"] for row in here().db.q("select id from upload")}
-        new = [id for _, id in await _read_multipart(req) if id not in before and here().db.one("select id from upload where id=?", id)]
+        new = [id for _, id in await _read_multipart(req) if id not in before
+               and here().db.one("select id from upload where id=?", id)]
         if not new: raise InvalidError("No file came.", "Send one as multipart/form-data.", fields={"file": "missing"})
         return JSONResponse({"ok": True, "id": new[0], "ids": new})
     except PianolaError as error: return error_reply(req, error)
@@ -3927,7 +3941,8 @@ def show_context(req: Request):
     rows = [(r["part"], r.get("role", "system"), r["tokens"], Div(r["text"], cls="text")) for r in report["parts"]]
     head = (f"{report['tokens']} of {report['budget']} tokens (estimated), {report['dropped']} messages dropped, "
             f"sent to {report['model']}.")
-    page = Html(Head(Title("What the model was sent"), Link(rel="icon", href="/static/favicon.svg"), Link(rel="stylesheet", href="/static/vendor/pico.min.css"),
+    page = Html(Head(Title("What the model was sent"), Link(rel="icon", href="/static/favicon.svg"),
+                     Link(rel="stylesheet", href="/static/vendor/pico.min.css"),
                      Link(rel="stylesheet", href="/static/app.css")),
                 Body(Main(PageHead("What the model was last sent", head),
                           DataTable(("Part", "Role", "Tokens", "Text"), rows, "Context"), cls="plain")), lang="en")
@@ -4209,7 +4224,8 @@ def create_app(settings: Settings | None = None) -> FastHTML:
     "Build an app on its own data folder; uvicorn's factory. Nothing is opened before the server starts"
     settings = settings or Settings.from_env()
     if not is_loopback(settings.host) and not settings.token:
-        raise PianolaError(f"HOST={settings.host} can be reached from other machines.", "Set PIANOLA_TOKEN, or leave HOST alone.")
+        raise PianolaError(f"HOST={settings.host} can be reached from other machines.",
+                           "Set PIANOLA_TOKEN, or leave HOST alone.")
     pianola = Pianola(settings)
 
     async def lifespan(app):
@@ -4273,7 +4289,8 @@ def port_free(settings: Settings) -> bool:
     with socket.socket(family, socket.SOCK_STREAM) as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try: s.bind((settings.host, settings.port))
-        except socket.gaierror: raise PianolaError(f"HOST={settings.host} is no address of this machine.", "Leave it at 127.0.0.1.") from None
+        except socket.gaierror: raise PianolaError(f"HOST={settings.host} is no address of this machine.",
+                                                   "Leave it at 127.0.0.1.") from None
         except OSError: return False
     return True
 

@@ -18,14 +18,17 @@ class Introduction(App):
         return PageHead("Welcome to Pianola", self.__doc__), points, model, self._try(), self._about_you()
 
     def _try(self):
-        buttons = [ActionButton(f"“{text}”", "introduction.ask", cls="outline", pane="right", text=text) for text in SAY]
+        buttons = [ActionButton(f"“{text}”", "introduction.ask", cls="outline", pane="right", text=text)
+                   for text in SAY]
         greet = ActionButton("Chat with the assistant", "introduction.greet", cls="primary", pane="right")
-        return Article(P(Strong("Three things to try"), " (the assistant does them while you watch)"), Div(*buttons, cls="try"), greet, cls="card")
+        return Article(P(Strong("Three things to try"), " (the assistant does them while you watch)"),
+                       Div(*buttons, cls="try"), greet, cls="card")
 
     def _about_you(self):
         form = "about-you"
         fields = [Labelled(form, n, str, store.get(k, ""), label) for n, k, label in
-                  (("name", "name", "What should I call you?"), ("colour", "favourite colour", "Your favourite colour"))]
+                  (("name", "name", "What should I call you?"),
+                   ("colour", "favourite colour", "Your favourite colour"))]
         return ActionForm("introduction.remember", *fields, button="Remember", id=form)
 
     @action(undo=False, danger="person", heard=False)
@@ -48,4 +51,5 @@ class Introduction(App):
 
     def shows(self, event, view):
         "The model in use changes under our eyes"
-        return REFRESH if event.action in ("model.select", "store.set", "journal.undo", "introduction.remember") else None
+        return REFRESH if event.action in ("model.select", "store.set", "journal.undo",
+                                           "introduction.remember") else None

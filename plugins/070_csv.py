@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from server import (
-    REFRESH, A, ActionButton, ActionForm, App, Article, Crud, DataTable, Labelled, P, PageHead, PianolaError, action, here,
+    REFRESH, A, ActionButton, ActionForm, App, Article, Crud, DataTable, Labelled, P, PageHead, PianolaError, action,
+    here,
     keep_text, shorten, upload_path, validate)
 
 SHOWN = 20  # rows and errors shown before importing
@@ -29,20 +30,27 @@ class Csv(App):
         "Choose a table, then a file in or out"
         kinds = Literal[tuple(self.tables())]
         load = ActionForm("csv.check", Labelled("csv-check", "table", kinds, label="Table"),
-                          Labelled("csv-check", "file", Path, label="CSV file", accept=".csv,text/csv"), button="Check the file", id="csv-check")
-        save = ActionForm("csv.export", Labelled("csv-export", "table", kinds, label="Table"), button="Export", id="csv-export")
-        done = P("Exported: ", A(self.exported["name"], href=f"/file/{self.exported['id']}", download=self.exported["name"])) if self.exported else ""
-        return PageHead(self.title, self.__doc__), Article(load, self._found(), cls="card"), Article(save, done, cls="card")
+                          Labelled("csv-check", "file", Path, label="CSV file", accept=".csv,text/csv"),
+                          button="Check the file", id="csv-check")
+        save = ActionForm("csv.export", Labelled("csv-export", "table", kinds, label="Table"), button="Export",
+                          id="csv-export")
+        done = P("Exported: ", A(self.exported["name"], href=f"/file/{self.exported['id']}",
+                                 download=self.exported["name"])) if self.exported else ""
+        return PageHead(self.title, self.__doc__), Article(load, self._found(), cls="card"), Article(save, done,
+                                                                                                     cls="card")
 
     def _found(self):
         found = self.checked
         if not found: return ""
         good, bad = found["good"], found["bad"]
         words = P(f"{found['name']}: {len(good)} good rows, {len(bad)} with errors, for {found['table']}.")
-        errors = DataTable(("Line", "What is wrong"), [(b["line"], b["error"]) for b in bad[:SHOWN]], "Errors") if bad else ""
+        errors = DataTable(("Line", "What is wrong"), [(b["line"], b["error"]) for b in bad[:SHOWN]],
+                           "Errors") if bad else ""
         heads = list(good[0]) if good else []
-        preview = DataTable(heads, [[shorten(r.get(h, ""), 60) for h in heads] for r in good[:SHOWN]], "Preview") if good else ""
-        go = ActionButton(f"Import the {len(good)} good rows", "csv.load", table=found["table"], file=found["file"], partial=True) if good else ""
+        preview = DataTable(heads, [[shorten(r.get(h, ""), 60) for h in heads] for r in good[:SHOWN]],
+                            "Preview") if good else ""
+        go = ActionButton(f"Import the {len(good)} good rows", "csv.load", table=found["table"], file=found["file"],
+                          partial=True) if good else ""
         return words, errors, preview, go
 
     @action("csv.check", outside=True, undo=False, heard=False)
@@ -61,7 +69,8 @@ class Csv(App):
             first = found["bad"][0]
             raise PianolaError(f"{len(found['bad'])} rows have errors, the first in line {first['line']}: {first['error']}.", "Correct them, or import the good ones.",
                                rows=found["bad"][:100])
-        for row in found["good"]: self.tables()[table].insert_row(**validate(here().keyboard.find(f"{table}.insert"), row))
+        for row in found["good"]: self.tables()[table].insert_row(**validate(here().keyboard.find(f"{table}.insert"),
+                                                                             row))
         self.checked = None
         return {"table": table, "name": name, "imported": len(found["good"]), "left out": len(found["bad"])}
 
@@ -82,7 +91,8 @@ class Csv(App):
 
     def _table(self, table: str) -> Crud:
         crud = self.tables().get(table)
-        if not crud: raise PianolaError(f"There is no table {shorten(table, 40)!r}.", f"There are {', '.join(self.tables())}.")
+        if not crud: raise PianolaError(f"There is no table {shorten(table, 40)!r}.",
+                                        f"There are {', '.join(self.tables())}.")
         return crud
 
     def _read(self, table: str, path: Path) -> dict:
@@ -92,10 +102,12 @@ class Csv(App):
         head = text[:4096].split("\n")[0]
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), restkey="(more)")
         names = {h: (h or "").strip().lower().replace(" ", "_") for h in reader.fieldnames or ()}
-        if "name" not in names.values(): raise PianolaError("The header row has no column `name`.", f"Columns can be {', '.join(fields)}.")
+        if "name" not in names.values(): raise PianolaError("The header row has no column `name`.",
+                                                            f"Columns can be {', '.join(fields)}.")
         key, good, bad = here().keyboard.find(f"{table}.insert"), [], []
         try:
-            for row in reader: self._sort_out(key, {names.get(k, k): v for k, v in row.items() if v not in ("", None)}, reader.line_num, good, bad)
+            for row in reader: self._sort_out(key, {names.get(k, k): v for k, v in row.items() if v not in ("", None)},
+                                              reader.line_num, good, bad)
         except csv.Error as error: bad.append({"line": reader.line_num, "error": str(error)})
         return {"table": table, "good": good, "bad": bad}
 
@@ -103,7 +115,10 @@ class Csv(App):
         row.pop("id", None)
         if not row: return
         try: validate(key, row)
-        except PianolaError as error: bad.append({"line": line, "error": "; ".join(f"{k}: {v}" for k, v in error.extra.get("fields", {}).items()) or str(error)})
+        except PianolaError as error: bad.append({"line": line, "error": "; ".join(f"{k}: {v}" for k,
+                                                                                   v in error.extra.get("fields",
+                                                                                                        {}).items())
+                                                                                                        or str(error)})
         else: good.append(row)
 
     def shows(self, event, view):

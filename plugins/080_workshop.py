@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from server import (
-    MODELS, ActionForm, App, Article, ConflictError, DataTable, InvalidError, Labelled, ModelError, Models, PageHead, Settings, action, fits, here,
+    MODELS, ActionForm, App, Article, ConflictError, DataTable, InvalidError, Labelled, ModelError, Models, PageHead,
+    Settings, action, fits, here,
     plugin_files, port_free, show_table)
 
 TEMPLATE = '''"""{title}."""
@@ -33,15 +34,19 @@ class Workshop(App):
     "What works here, each with a next step where it does not; and a new app of your own, from one file."
 
     commands = {"doctor": lambda settings, words: show_table("doctor", asyncio.run(examine(settings))),
-                "new app": lambda settings, words: print(f"Wrote {new_app(settings, ' '.join(words))}. Start the server and open it from the menu.")}
+                "new app": lambda settings,
+                words: print(f"Wrote {new_app(settings, ' '.join(words))}. Start the server and open it from the menu.")}
 
     def page(self, view):
         "The examination as a table, and the form for a new app"
         settings, models = here().settings, here().models
         found = [i.name for i in models.found if i.provider == "ollama"]
         rows = [check_python(), check_ollama(found), *check_files(settings), check_folder(settings)]
-        form = ActionForm("workshop.new", Labelled("workshop-new", "name", str, label="Name of a new app", required=True), button="Write it", id="workshop-new")
-        return PageHead(self.title, self.__doc__), DataTable(("What", "OK", "Found", "Next step"), [r.values() for r in rows], "What works"), Article(form, cls="card")
+        form = ActionForm("workshop.new", Labelled("workshop-new", "name", str, label="Name of a new app",
+                                                   required=True), button="Write it", id="workshop-new")
+        return PageHead(self.title, self.__doc__), DataTable(("What", "OK", "Found", "Next step"),
+                                                             [r.values() for r in rows],
+                                                             "What works"), Article(form, cls="card")
 
     @action("workshop.new", danger="person", undo=False)
     def new(self, name: str):
@@ -60,7 +65,8 @@ async def examine(settings: Settings) -> list[dict]:
     try: found = [i.name for i in await models.providers["ollama"].models()]
     except ModelError: found = []
     await models.close()
-    port = report("port", port_free(settings), f"{settings.host}:{settings.port}", f"Start with PORT={settings.port + 1}.")
+    port = report("port", port_free(settings), f"{settings.host}:{settings.port}",
+                  f"Start with PORT={settings.port + 1}.")
     return [check_python(), check_ollama(found), *check_files(settings), check_folder(settings), port]
 
 
@@ -71,26 +77,31 @@ def check_python() -> dict:
 
 def check_ollama(found: list[str]) -> dict:
     "Ollama answers and has models"
-    return report("Ollama", bool(found), f"{len(found)} models", "Optional: start it and run `ollama pull llama3.2`; the embedded model works without.")
+    return report("Ollama", bool(found), f"{len(found)} models",
+                  "Optional: start it and run `ollama pull llama3.2`; the embedded model works without.")
 
 
 def check_files(settings: Settings) -> list[dict]:
     "The embedded models are here and fit"
     here_now = {name: (settings.models / spec.file).exists() for name, spec in MODELS.items()}
-    return [report(f"embedded {name}", have, fits(MODELS[name]) if have else "not fetched", f"Run: python server.py models pull {name}")
+    return [report(f"embedded {name}", have, fits(MODELS[name]) if have else "not fetched",
+                   f"Run: python server.py models pull {name}")
             for name, have in here_now.items()]
 
 
 def check_folder(settings: Settings) -> dict:
     "The data folder can be written"
     folder = settings.data if settings.data.exists() else settings.data.absolute().parent
-    return report("data folder", os.access(folder, os.W_OK), str(settings.data.resolve()), "Set PIANOLA_DATA to a folder you may write to.")
+    return report("data folder", os.access(folder, os.W_OK), str(settings.data.resolve()),
+                  "Set PIANOLA_DATA to a folder you may write to.")
 
 
 def new_app(settings: Settings, name: str) -> Path:
     "Write a plugin that works; returns its file"
     if not re.fullmatch(r"[a-z][a-z0-9_]{1,23}", name):
-        raise InvalidError(f"{name!r} cannot be an app's name.", "Use small letters, digits and _, at most 24, a letter first.", fields={"name": "a-z, 0-9 and _"})
+        raise InvalidError(f"{name!r} cannot be an app's name.",
+                           "Use small letters, digits and _, at most 24, a letter first.",
+                           fields={"name": "a-z, 0-9 and _"})
     files = plugin_files(settings.plugins)
     if taken := next((f for f in files if f.stem.partition("_")[2] == name), None):
         raise ConflictError(f"There is an app {name!r} already: {taken.name}.", "Choose another name.")
