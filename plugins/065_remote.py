@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from server import (
-    App, Chunk, DataTable, ModelError, ModelInfo, Options, P, PageHead, Provider, chosen, here, is_local_address,
+    App, DataTable, ModelError, ModelInfo, Options, P, PageHead, Provider, chosen, here, is_local_address,
     one_line, openai_body,
     openai_chunks, paced, silent, too_long)
 
