@@ -1346,13 +1346,12 @@ def Message(row: dict, keys: Iterable = (), waiting: str = ""):
                    id=mid, cls="msg", data_role=role, data_state=state)
 
 def EventsFold(rows: list[dict]):
-    "Actions between two lines of the conversation, folded: `3 things you did`"
-    who = {r["actor"] for r in rows}
-    by = "you did" if who <= {"user"} else "that happened"
+    "Actions of one actor between two lines of the conversation, folded: `3 things you did`"
+    who = {"user": "you", "client": "a program", "app": "an app"}.get(rows[0]["actor"], rows[0]["actor"])
     lines = [json.loads(r["content"]) for r in rows]
     items = [Li(play_label(e["action"], e["args"], e.get("result")), "" if e["ok"] else Small(" failed"))
              for e in lines]
-    count = f"{len(rows)} thing{'s' if len(rows) > 1 else ''} {by}"
+    count = f"{len(rows)} thing{'s' if len(rows) > 1 else ''} {who} did"
     return Details(Summary(count), Ul(*items), id=f"m{rows[0]['id']}", cls="events", data_role="event")
 
 def Toast(text: str, *more, kind: str = "info"):
@@ -2717,22 +2716,21 @@ class Chat:
         "A page of the chat as tags, oldest first, and where the page before it begins"
         rows = self.conversation.page(before, search=search)
         parts = []
-        for events, group in itertools.groupby(rows, lambda r: r["kind"] == "event"):
+        for (kind, actor), group in itertools.groupby(rows, lambda r: (r["kind"], r["actor"])):
             group = list(group)
-            if not events: parts += [self.article(r) for r in group]
-            elif theirs := [r for r in group if r["actor"] != "model"]: parts.append(EventsFold(theirs))
+            if kind == "chat": parts += [self.article(r) for r in group]
+            elif actor != "model": parts.append(EventsFold(group))
         return parts, rows[0]["id"] if len(rows) == MESSAGES_SHOWN else None
 
     def fold(self, event: Event) -> None:
         "Show an action of somebody else than the model as a folded line: in the last fold, or a new one"
         if not any(tab.live for tab in self.tabs.open.values()): return
         rows = self.conversation.page(limit=50)
-        group = list(itertools.takewhile(lambda r: r["kind"] == "event", reversed(rows)))[::-1]
-        theirs = [r for r in group if r["actor"] != "model"]
-        if not theirs: return
-        fold = EventsFold(theirs)
-        new = theirs[-1]["journal"] == event.journal and len(theirs) == 1
-        self.tabs.send(Into("#msg-list", fold) if new else swap(fold, "outerMorph"))
+        last = rows[-1] if rows else {"kind": "", "actor": "model"}
+        if last["kind"] != "event" or last["actor"] == "model": return
+        group = list(itertools.takewhile(lambda r: (r["kind"], r["actor"]) == ("event", last["actor"]), reversed(rows)))
+        fold = EventsFold(group[::-1])
+        self.tabs.send(Into("#msg-list", fold) if len(group) == 1 else swap(fold, "outerMorph"))
 
     async def _by_hand(self, text: str, tab: str, listener: asyncio.Queue | None = None) -> None:
         "A slash command: `/task.insert Buy milk`, `/task.update id=7 set={\"done\": true}`, `/app.open tasks`"
@@ -2965,6 +2963,8 @@ class Crud(App):
         if str(wanted).isdecimal() and len(str(wanted)) < 19 and str(int(wanted)) == str(wanted):
             if db.one(f'select id from "{self.one}" where id=? and {where}', int(wanted), *params): return int(wanted)
         exact = db.q(f'select id, name from "{self.one}" where name=? and {where} limit 11', str(wanted), *params)
+        if not exact and str(wanted).isdecimal():
+            raise ConflictError(f"There is no {self.one} {shorten(wanted, 20)}.", "It may have been deleted.", candidates=[])
         rows = exact or db.q(f'select id, name from "{self.one}" where {where} order by position', *params)
         return pick_by_name(wanted, [(r["id"], r["name"]) for r in rows], self.one)
 

@@ -3,6 +3,7 @@ import asyncio
 import contextlib
 import hashlib
 import html
+import inspect
 import json
 import os
 import re
@@ -62,9 +63,9 @@ MODELS = {spec.name: spec for spec in (
 
 
 class EmbeddedProvider(Provider):
-    """llama.cpp in this process, on a private socket. One model at a time; two slots keep two prompts warm.
+    """llama.cpp in a process of its own, on a private socket. One model at a time; two slots keep two prompts warm.
 
-    `load` and `unload` run in threads. A model is changed only when no reply is running; `close` ends them all.
+    A model is changed only when no reply is running; `close` ends them all. A server that died is started again.
     """
     name = "embedded"
     SLOTS = {"talk": 0, "play": 1}
@@ -95,12 +96,16 @@ class EmbeddedProvider(Provider):
     async def load(self, model: str, context: int = 8192):
         "Has `model` in memory with room for `context` tokens a slot, or raises ModelError"
         path = str(self.path_of(model))
-        while self.loaded[0] != path or self.loaded[1] < context:
+        while not self._ready(path, context):
             await asyncio.shield(asyncio.ensure_future(self._switch(path, context, MODELS.get(model))))
+
+    def _ready(self, path: str, context: int) -> bool:
+        alive = self._server is not None and self._server.returncode is None
+        return alive and self.loaded[0] == path and self.loaded[1] >= context
 
     async def _switch(self, path: str, context: int, spec: ModelSpec | None):
         async with self._lock:
-            if self.loaded[0] == path and self.loaded[1] >= context: return
+            if self._ready(path, context): return
             while self._users:
                 self._idle.clear()
                 await self._idle.wait()
@@ -110,23 +115,25 @@ class EmbeddedProvider(Provider):
                                  "Delete it and fetch it again in the model menu.")
             self._home = Path(tempfile.mkdtemp(prefix="pianola-"))
             key = secrets.token_urlsafe(24)
-            self._server = await asyncio.to_thread(_start_llama, path, context, not self.tcp and self._home, key)
-            self._http = self._connect(key)
+            self._server, address = await start_llama(path, context, None if self.tcp else self._home, key)
+            self._http = self._connect(key, address)
             self.loaded = (path, context)
 
-    def _connect(self, key: str) -> httpx.AsyncClient:
+    def _connect(self, key: str, address: str) -> httpx.AsyncClient:
         # NOTE: no keep-alive: the server drops a connection after a stream
         limits = httpx.Limits(max_keepalive_connections=0)
         uds = None if self.tcp else str(self._home / "llm.sock")
-        return httpx.AsyncClient(base_url=self._server.listening_address if self.tcp else "http://embedded",
+        return httpx.AsyncClient(base_url=address if self.tcp else "http://embedded",
                                  transport=httpx.AsyncHTTPTransport(uds=uds, limits=limits), timeout=None,
                                  headers={"Authorization": f"Bearer {key}"})
 
     async def _unload(self):
         if self._http:
             await self._http.aclose()       # ends running replies: the server would speak them to the end first
-        box, self._server, self._http, self.loaded = [self._server], None, None, ("", 0)
-        await asyncio.to_thread(box.clear)
+        server, self._server, self._http, self.loaded = self._server, None, None, ("", 0)
+        if server and server.returncode is None:
+            server.kill()
+            await server.wait()
         if self._home: shutil.rmtree(self._home, ignore_errors=True)
 
     async def stream(self, model, messages, *, tools=None, schema=None, options=Options()):
@@ -169,24 +176,46 @@ class EmbeddedProvider(Provider):
             await self._unload()
 
 
-def _start_llama(path: str, context: int, home: Path | None, key: str):
-    "llama.cpp's server for one file, on a socket in `home`, or on a loopback port that wants `key`"
-    import xllamacpp        # late: 100 MB of library
+def run_llama():
+    "A process of its own, from this source alone: llama.cpp's server for one file, until the parent closes our stdin"
+    import json  # late: here and below, this function is all the child knows
+    import os
+    import sys
+
+    import xllamacpp
+    given, p = json.loads(sys.argv[1]), xllamacpp.CommonParams()
+    p.model.path, p.n_parallel, p.n_ctx = given["path"], given["slots"], given["context"] * given["slots"]
+    p.n_batch = p.n_ubatch = 256        # a stop while the prompt is read waits for one batch: 1.6 s, and not 13
+    p.cpuparams.n_threads = p.cpuparams_batch.n_threads = given["threads"]
+    p.cache_ram_mib, p.ui, p.endpoint_slots, p.verbosity, p.cors_origins = 256, False, False, -1, "null"
+    if given["socket"]: p.hostnames = [given["socket"]]
+    else: p.hostnames, p.port, p.api_keys = ["127.0.0.1"], 0, [given["key"]]
+    server = xllamacpp.Server(p)
+    print(server.listening_address, flush=True)
+    sys.stdin.read()
+    os._exit(0)
+
+
+async def start_llama(path: str, context: int, home: Path | None, key: str) -> tuple[asyncio.subprocess.Process, str]:
+    "Start llama.cpp beside us, on a socket in `home` or a loopback port that wants `key`; returns it and its address"
     with open(path, "rb") as f:
         if f.read(4) != b"GGUF":
             raise ModelError(f"{Path(path).name} is not a GGUF model file.", "Choose another file.")
-    p, slots = xllamacpp.CommonParams(), len(EmbeddedProvider.SLOTS)
-    p.model.path, p.n_parallel, p.n_ctx = path, slots, context * slots
-    p.n_batch = p.n_ubatch = 256        # a stop while the prompt is read waits for one batch: 1.6 s, and not 13
-    p.cpuparams.n_threads = p.cpuparams_batch.n_threads = psutil.cpu_count(logical=False) or os.cpu_count() or 2
-    p.cache_ram_mib, p.ui, p.endpoint_slots, p.verbosity, p.cors_origins = 256, False, False, -1, "null"
-    if home: p.hostnames = [str(home / "llm.sock")]
-    else: p.hostnames, p.port, p.api_keys = ["127.0.0.1"], 0, [key]
-    try:
-        return xllamacpp.Server(p)
-    except RuntimeError:
-        raise ModelError(f"llama.cpp cannot load {Path(path).name}: it is damaged, too new, or too big for the memory.",
-                         "Fetch it again, or choose a smaller model.") from None
+    given = {"path": path, "context": context, "slots": len(EmbeddedProvider.SLOTS), "key": key,
+             "threads": psutil.cpu_count(logical=False) or os.cpu_count() or 2,
+             "socket": str(home / "llm.sock") if home else ""}
+    code = f"{inspect.getsource(run_llama)}\nrun_llama()"
+    # NOTE: not in this process: xllamacpp holds the interpreter while it loads, which would stop the page for seconds
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, json.dumps(given), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL, start_new_session=True)
+    try: address = (await process.stdout.readline()).decode().strip()
+    except asyncio.CancelledError:
+        process.kill()
+        raise
+    if address: return process, address
+    raise ModelError(f"llama.cpp cannot load {Path(path).name}: it is damaged, too new, or too big for the memory.",
+                     "Fetch it again, or choose a smaller model.")
 
 
 def _llama_error(body: bytes, model: str) -> ModelError:

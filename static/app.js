@@ -28,7 +28,8 @@ const look = () => root.dataset.look || root.dataset.theme || "auto";
 function setLook(name) {
     if (name === "auto") delete root.dataset.theme; else root.dataset.theme = name === "light" ? "light" : "dark";
     if (name === "matrix") root.dataset.look = name; else delete root.dataset.look;
-    $("theme").ariaLabel = $("theme").title = `Theme: ${name}`;
+    const textContent = {auto: "◐", light: "☀\uFE0E", dark: "☾", matrix: "▦"}[name], title = `Theme: ${name}`;
+    Object.assign($("theme"), {textContent, title, ariaLabel: title});
 }
 when("click", "#theme", (button) => {
     setLook({auto: "light", light: "dark", dark: "matrix", matrix: "auto"}[look()]);
@@ -61,6 +62,7 @@ on("htmx-config-request", ({detail: {ctx}}) => {
     for (const [key, value] of Object.entries({...ctx.vals, ...ctx.values})) ctx.request.body.set(key, value);
 });
 on("htmx-after-request", ({detail: {ctx: {response, sourceElement: elt}}}) => {
+    if (response.status >= 400 && elt.matches("input.cell")) elt.value = elt.defaultValue;
     if (response.status >= 400) return refused(elt);
     if (elt.matches("form")) elt.querySelectorAll(".error").forEach((small) => { small.textContent = ""; });
     if (elt.matches("[data-reset]")) { elt.reset(); elt.querySelector("input, select, textarea")?.focus(); }
@@ -157,8 +159,7 @@ function complete(text) {
     const fits = all("#palette-list [data-action]").filter((li) => rest ? name(li) === word : name(li).includes(word));
     fits.sort((a, b) => name(b).startsWith(word) - name(a).startsWith(word));
     list.replaceChildren(...fits.slice(0, 8).map((li) => Object.assign(li.cloneNode(true), {hidden: false})));
-    list.hidden = !list.children.length;
-    choose(list, $("msg"));
+    list.hidden = !list.children.length; choose(list, $("msg"));
     if (rest && !list.hidden) list.firstElementChild.ariaSelected = "false";
 }
 function completeKey(e) {
@@ -199,8 +200,7 @@ when("click", "#newer", () => { following = true; follow(); });
 when("click", "[data-copy], [data-copy-code]", async (button) => {
     const from = $(button.dataset.copy)?.querySelector(".body") || button.parentElement.querySelector("code");
     const text = from.innerText.trim(), byHand = () => document.execCommand("copy");
-    getSelection().selectAllChildren(from);
-    await (navigator.clipboard?.writeText(text).catch(byHand) ?? byHand());
+    getSelection().selectAllChildren(from); await (navigator.clipboard?.writeText(text).catch(byHand) ?? byHand());
     getSelection().removeAllRanges(); button.textContent = "Copied";
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
 });
@@ -240,7 +240,7 @@ on("keydown", (e) => {
     if (e.altKey && e.code === "KeyM") { e.preventDefault(); act("model.cycle"); }
 });
 on("DOMContentLoaded", () => {
-    arrive(); setSplit(); showPane("left"); sortables(); follow();
+    arrive(); setSplit(); setLook($("theme").dataset.value || look()); showPane("left"); sortables(); follow();
     write(sessionStorage.getItem("pianola-draft") || "");
     const notice = (records) => { if (!changes.length) requestAnimationFrame(follow); changes.push(...records); };
     new MutationObserver(notice).observe($("grid-right"), {childList: true, subtree: true, characterData: true});
