@@ -148,7 +148,7 @@ def test_an_object_broken_twice_is_shown_to_the_person(talk, browse):
     live = talk(*['{"action": "task.insert", "args": {"name": "Buy milk",}}'] * 3)
     v = browse(live)
     v.say("add Buy milk")
-    v.page.wait_for_function("() => document.querySelector('#stop').hidden")
+    expect(v.page.locator("#msg-list .key[data-ok=false]")).to_have_count(2)
     expect(v.page.locator("#msg-list .key[data-ok=false]").last).to_contain_text("not valid JSON")
     assert len(live.ollama.seen) == 2
     v.page.reload()
