@@ -1167,6 +1167,7 @@ HTMX_CONFIG = {"metaCharacter": "-", "includeIndicatorCSS": False, "history": Fa
                "defaultSwap": "none",
                "ws": {"pauseOnBackground": False, "reconnectDelay": 300, "reconnectMaxDelay": 5000},
                "sse": {"pauseOnBackground": False}}
+LOOKS = {"auto": "◐", "light": "☀\uFE0E", "dark": "☾", "matrix": "▦"}
 SAFE_LINK = re.compile(r"(https?://|mailto:|/app/|/file/|#)", re.I)
 
 def html(*parts) -> str:
@@ -1291,7 +1292,7 @@ def ErrorCard(title: str, error: str, details: str = ""):
 def DataTable(heads: Iterable[str], rows: Iterable[Iterable], caption: str = ""):
     "A plain table with a header row"
     body = [Tr(*(Td(cell) for cell in row)) for row in rows]
-    head = Thead(Tr(*(Th(h, scope="col") for h in heads)))
+    head = Thead(Tr(*(Th(h or Span("Do", cls="sr-only"), scope="col") for h in heads)))
     return Div(Table(head, Tbody(*body), cls="data", aria_label=caption or None), cls="scroll", tabindex="0",
                role="region",
                aria_label=caption or "Table")
@@ -1362,9 +1363,9 @@ def FetchProgress(fetching: dict):
     "How far the fetching of a model is, with Cancel"
     name, done, total, rate = (fetching[k] for k in ("name", "done", "total", "rate"))
     left = f", {(total - done) / rate:.0f} s left" if rate else ""
-    return Span(f"Fetching {shorten(name, 40)} ",
+    return Span(Span(f"Fetching {shorten(name, 40)}"),
                 Progress(value=str(done), max=str(total), aria_label=f"Fetching {name}"),
-                f" {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:.1f} MB/s{left} ",
+                Span(f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:.1f} MB/s{left}"),
                 ActionButton("Cancel", "model.stop", cls="quiet"), cls="fetching")
 
 def Menu(id: str, label: str, title: str, *items):
@@ -1436,8 +1437,8 @@ def Palette(apps: list, actions: list):
     "Ctrl-K: every app and action by name"
     options = [Li(app.title, Small(" app"), role="option", data_app=app.name,
                   data_words=f"open {app.name} {app.title}") for app in apps]
-    options += [Li(a.name, Small(f" {a.doc}"), role="option", data_action=a.name, data_hint=signature(a),
-                   data_words=f"{a.name} {a.doc}") for a in actions]
+    options += [Li(a.name, Small(f" {signature(a)}", cls="args") if signature(a) else "", Small(f" {a.doc}"),
+                   role="option", data_action=a.name, data_words=f"{a.name} {a.doc}") for a in actions]
     field = Input(type="search", id="palette-input", placeholder="Go to an app, or play an action",
                   aria_label="Search or do",
                   role="combobox", aria_controls="palette-list", aria_expanded="true", autocomplete="off")
@@ -3760,7 +3761,7 @@ class Pianola:
                    for a in apps.values())),
             Button("Search or do… ", Kbd("Ctrl K"), id="open-palette", type="button", cls="quiet"), Span(cls="spacer"),
             Menu("model", self.models.label, "Model", *self.models.menu()),
-            Button("☾", id="theme", type="button", cls="quiet", aria_label=f"Theme: {chosen['theme']}",
+            Button(LOOKS[chosen["theme"]], id="theme", type="button", cls="quiet", aria_label=f"Theme: {chosen['theme']}",
                    title=f"Theme: {chosen['theme']}", data_value=chosen["theme"]), id="nav")
 
     def everything(self, tab: Tab) -> list:

@@ -1,7 +1,7 @@
 """Introduction: what this is, and three things to try."""
 from server import REFRESH, ActionButton, ActionForm, App, Article, Div, Labelled, Li, P, PageHead, Strong, Ul, action, here, store
 
-SAY = ("Add “Buy milk” to my tasks", "Open my tasks", "Remember that my favourite colour is green")
+SAY = ("Add ‘Buy milk’ to my tasks", "Open my tasks", "Remember that my favourite colour is green")
 
 
 class Introduction(App):

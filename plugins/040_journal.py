@@ -17,7 +17,7 @@ class Journal(App):
         found = journal_rows({"limit": 100, **view.filters})
         rows = [self._row(r) for r in found["rows"]]
         empty = P("Nothing has happened yet. Press any button, and it will be here.", cls="empty") if not rows else ""
-        table = DataTable(("When", "Who", "What", "How it went", ""), rows, "Journal") if rows else ""
+        table = DataTable(("When", "Who", "What", "How it went", ""), rows, "What happened") if rows else ""
         older = [ActionButton("Older", "journal.older", before=found["rows"][-1]["id"])] if len(rows) == 100 else []
         return PageHead(self.title,
                         self.__doc__), self._filters(view), P(f"{found['total']} actions"), empty, table, Div(*older), self._forget()

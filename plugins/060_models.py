@@ -324,7 +324,7 @@ class ModelsPage(App):
         "The table of models, and two forms for others"
         models = here().models
         have = {i.name: i for i in models.found if i.provider == "embedded"}
-        rows = [(s.name, s.licence, f"{s.size / 1e6:,.0f} MB", fits(s), self._do(s, have)) for s in MODELS.values()]
+        rows = [(s.name, s.licence.replace("-", "\u2011"), f"{s.size / 1e6:,.0f}\u00a0MB", fits(s), self._do(s, have)) for s in MODELS.values()]
         others = [(f"{i.provider}/{i.name}", f"{i.size / 1e6:,.0f} MB" if i.size else "", fits(i),
                    ActionButton("Use", "model.select", model=f"{i.provider}/{i.name}"))
                   for i in models.found if i.name not in MODELS]
