@@ -3326,6 +3326,7 @@ class Gate:
         app, seen = (refusal or self.app), {"status": 0, "at": time.monotonic()}
 
         async def sending(message):
+            if message["type"] == "websocket.accept": seen["status"] = 101
             if message["type"] == "http.response.start":
                 seen["status"] = message["status"]
                 message["headers"] = [*message["headers"],
@@ -3634,16 +3635,15 @@ async def _take_frame(p: "Pianola", tab: Tab, frame: str | None) -> None:
     text = said.get("msg") if isinstance(said, dict) else None
     if isinstance(text, str): await p.chat.hear(text, tab.id)
 
+ROUTES = (
+    ("/", show_page, "GET"), ("/app/{app}", show_page, "GET"), ("/do", list_actions, "GET"),
+    ("/do/{name:path}", do_action, "POST"), ("/messages", show_messages, "GET"), ("/chat", chat_stream, "POST"),
+    ("/journal", show_journal, "GET"), ("/upload", take_upload, "POST"), ("/file/{id}", send_file, "GET"),
+    ("/context", show_context, "GET"), ("/health", show_health, "GET"), ("/token", token_page, "GET POST"))
+
 def add_routes(app: FastHTML) -> None:
     "Every route there is"
-    for path, fn, methods in (
-            ("/", show_page, ["GET"]), ("/app/{app}", show_page, ["GET"]), ("/do", list_actions, ["GET"]),
-            ("/do/{name:path}", do_action, ["POST"]),
-            ("/messages", show_messages, ["GET"]), ("/chat", chat_stream, ["POST"]),
-            ("/journal", show_journal, ["GET"]),
-            ("/upload", take_upload, ["POST"]), ("/file/{id}", send_file, ["GET"]), ("/context", show_context, ["GET"]),
-            ("/health", show_health, ["GET"]), ("/token", token_page, ["GET", "POST"])):
-        app.router.routes.append(Route(path, fn, methods=methods))
+    for path, fn, methods in ROUTES: app.router.routes.append(Route(path, fn, methods=methods.split()))
     app.router.routes.append(WebSocketRoute("/ws", serve_socket))
     app.router.routes.append(Mount("/static", StaticFiles(directory=HERE / "static")))
 
@@ -3701,6 +3701,8 @@ class Pianola:
 
     def _show_tables(self) -> None:
         show_table("apps", [{"app": a.name, "title": a.title} for a in self.plugins.apps.values()])
+        show_table("routes", [{"method": m, "path": path, "does": (fn.__doc__ or "").partition(":")[2].strip()}
+                              for path, fn, m in ROUTES])
         show_table("keyboard",
                    [{"action": k.name, "danger": k.danger, "does": k.doc} for k in self.keyboard.actions.values()])
 

@@ -808,9 +808,9 @@ class Phrases(App):
     def page(self, view):
         "Phrases by what they do, each a button"
         groups, docs = {}, {k.name: k.doc for k in here().keyboard.actions.values()}
+        general = [k.name for k in here().keyboard.actions.values() if k.app in ("app", "pianola")]
         for e in self.ready().pool:
-            if e.play["action"] != "none" and not e.play["args"].get("id"): groups.setdefault(e.play["action"],
-                                                                                              []).append(e.said)
+            if e.play["action"] in general: groups.setdefault(e.play["action"], []).append(e.said)
         cards = [Article(P(Strong(docs[name])), Div(*(self._try(said) for said in phrases[:5]), cls="try"), cls="card")
                  for name, phrases in groups.items()]
         for table, crud in self.tables().items():
