@@ -1913,7 +1913,7 @@ class CoreApp(App):
     @action("store.set",
             says=(("remember that my favourite colour is green", {"key": "favourite colour", "value": "green"}),
                                ("my name is Ada", {"key": "name", "value": "Ada"})))
-    def set(self, key: Annotated[str, Field(min_length=1, max_length=200)], value: Any):
+    def set(self, key: Annotated[str, Field(min_length=1, max_length=200)], value: str | int | float | bool | list | dict):
         "Remember a fact about the person"
         store[key] = value
         return {"key": key, "value": value}
@@ -2981,7 +2981,7 @@ class Crud(App):
     # the seven actions, and select
 
     def list_rows(self, search: str = "", limit: int = ROWS_SHOWN, offset: int = 0) -> dict:
-        "The rows, in their order, with `search` in any text"
+        "List the rows, or search them"
         where, params = self._scope()
         texts = [n for n, (kind, _) in self.fields.items() if input_kind(kind)[0] in ("text", "long", "select")]
         if search:
@@ -3003,7 +3003,7 @@ class Crud(App):
         return self._get(id)
 
     def insert_row(self, **row) -> dict:
-        "Add a row at the end"
+        "Add a row"
         (where, params), db = self._scope(), here().db
         last = db.one(f'select max(position) as p from "{self.one}" where {where}', *params)["p"] or 0
         owner = {f"{self.per}_id": current_profile()} if self.per else {}
@@ -3017,7 +3017,7 @@ class Crud(App):
         return self._get(id)
 
     def toggle_row(self, id: RowId, field: str = "") -> dict:
-        "Switch a yes-or-no field of a row"
+        "Switch a row between open and done, or another yes-or-no field"
         name = field or self.bools[0]
         if name not in self.bools: raise InvalidError(f"{name!r} cannot be toggled.",
                                                       fields={"field": f"one of {', '.join(self.bools)}"})
@@ -3033,7 +3033,7 @@ class Crud(App):
         return row
 
     def sort_rows(self, ids: list[RowId] | None = None, id: RowId | None = None, position: int | None = None) -> dict:
-        "Put rows in a new order: `ids`, or one `id` at a `position` (1 is the top, -1 the end)"
+        "Move a row to a position (1 is the top, -1 the end), or give `ids` in their order"
         if ids: return self._order(ids)
         if id is None or position is None:
             raise InvalidError(f"{self.one}.sort needs ids, or an id and a position.", fields={"ids": "missing"})

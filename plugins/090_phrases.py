@@ -10,101 +10,78 @@ from dataclasses import dataclass, field
 from server import ActionButton, App, Article, Crud, Div, P, PageHead, Strong, action, calling, here
 
 PASSES, LIKELY, NEAREST, ROWS_SHOWN = 5, 12, 4, 4
+SURE, POSSIBLE = 0.5, 0.5  # nearness at which a phrase is known; share of the best one's at which another action is possible
 LONG_AGO = dt.date(2031, 1, 1)  # the examples' today, so that they stay the same
 UNKNOWN = "?"  # stands for a row, a place, an app the request does not name: asked about, never guessed
 NONE = {"action": "none", "args": {}}
 
 # What people say, written once per verb. Slots: {row} an existing row, {new} words of the request, {date}, {note}, {place}.
 SAYS = {
-    "insert": ["add {thing}", "add {new}", "add {new} to my {noun}s", "new {noun}: {new}", "put {new} on the list",
-               "remind me to {new}", "i need to {new}, write that down",
-               "create a {noun} called {new}", "could you add {new} please", "make a {noun} for {doing}",
-               "put {doing} on there", "i have to {new} {date}", "add {new}, due {date}",
-               "remind me to {new} {date}", "don't let me forget to {new}", "{noun}: {new} {date}",
-               "note down {new} with the note {note}", "we have run out of {thing}, list it",
-               "no {thing} left, i need some more", "we need {thing}", "add a {noun} to {new}",
-               "can you make a {noun} named {new}, note: {note}", "jot down {new} for me", "and {thing} too",
-               "set up a {noun} {new}", "also {thing}", "let's add {thing} to that", "i must {new}", "to-do: {new}",
-               "todo: {new}", "note to self: {new}", "make a note to {new}", "remember to {new}",
-               "i mustn't forget to {new}", "stick {thing} on there too", "{thing} goes on the list",
-               "a new one: {new}", "add one called {new}", "i ought to {new}, put it on my list",
-               "{thing}, add that", "would you add something about {doing}", "i want to {new} some day, save that",
-               "get {thing} on the list"],
-    "toggle": ["tick off {row}", "i finished {row}", "{row} is done", "mark {row} as done", "check off {row}",
-               "done with {row}", "{row} has been dealt with", "i {past} this morning", "we've {past}",
-               "untick {row}", "{row} isn't finished after all", "i've already done {row}", "cross {row} off",
-               "reopen {row}", "complete {row}", "mark {row} as not done", "finally {past}",
-               "just got {row} sorted", "{row}, all done now", "tick it off", "ok that one's finished",
-               "set {row} to done", "{row}: done", "i have {past}", "{row} is taken care of",
-               "{row} isn't done yet, uncheck it",
-               "got {row} out of the way", "{past} yesterday, so tick it", "yes i {past}", "my sister {past} already",
-               "{row} is {did}", "{row} has been {did}", "got {row} {did}", "{row}? {did}", "tick {row}"],
-    "delete": ["delete {row}", "remove {row}", "get rid of {row}", "delete the {bare} {noun}",
-               "drop {row}, it's not needed any more", "scratch {row}", "please delete {row}",
-               "throw {row} out", "i don't want {row} in there any longer, remove it", "take {row} off the list",
-               "forget about {row}, delete it", "erase {row}", "bin {row}", "delete it",
-               "can you delete {row}?", "{row} can go, scrap it", "we don't need {row} now, drop it",
-               "kill the {bare} {noun}", "remove it", "wipe {row} from the list"],
-    "rename": ["rename {row} to {new}", "change {row} to {new}", "call {row} {new} instead", "{row} should say {new}",
-               "make {row} read {new}", "edit {row}: it's {new}", "rename the {bare} {noun} to {new}",
-               "{row} should be called {new}", "change the name of {row} to {new}", "actually make it {new}",
-               "rename it to {new}", "{row} is wrong, it should be {new}, change it"],
-    "redate": ["move {row} to {date}", "{row} is due {date}", "set the due date of {row} to {date}",
-               "change the date of {row} to {date}", "postpone {row} until {date}",
-               "{row} has to be done {date}", "the deadline of {row} is {date}", "make {row} due {date}",
-               "push {row} back to {date}"],
-    "renote": ["add a note to {row}: {note}", "note on {row}: {note}", "put the note {note} on {row}",
-               "write {note} in the notes of {row}", "change the note of {row} to {note}",
-               "{row} needs a note saying {note}"],
-    "sort": ["move {row} {to}", "put {row} {th}", "{row} should be {th}", "{row} goes {to}", "make {row} {th}",
-             "push {row} {to}", "{row} {th} please", "bring {row} {to}", "move it {to}", "make {row} {th} in the list"],
-    "list": ["search for {find}", "find {noun}s about {find}", "show me the {noun}s with {find}",
-             "look for {find} in my {noun}s", "filter by {find}", "find everything about {find}",
-             "search my {noun}s for {find}"],
-    "select": ["switch to {row}", "use the {bare} {noun}", "change to {row}", "i want to work as {row}", "select {row}",
-               "go over to {row}", "change the {noun} to {row}", "go back to the {bare} {noun}",
-               "i'm doing {row} now, switch {noun}", "make {row} the current {noun}"],
-    "none": ["how do i delete a {noun}?", "how can i rename {row}?", "what can you do?", "hello", "good evening",
-             "thanks a lot", "what does ticking off do?", "can i undo a delete?",
-             "don't delete {row}", "no, leave {row} alone", "what's on my list?", "is {row} done?",
-             "do i still have {row} on the list?", "how many {noun}s are left?", "when is {row} due?",
-             "i wonder if i should do {row}", "maybe i'll do {row} later", "my boss told me to drop {row}",
-             "what happens if i delete {row}?", "if i removed {row}, could i get it back?",
-             "tell me a joke", "who are you?", "what is the tallest mountain?", "clear the chat", "change the model",
-             "use a dark theme", "download another model", "yes, allow it",
-             "email {row} to anna", "call my brother now", "what's the weather tomorrow?", "i love this list",
-             "{row} is so boring", "that's funny", "never mind", "why is {row} still there?",
-             "explain what {noun}s are for", "should i do {row} first?", "write me a poem",
-             "is it possible to move {noun}s?", "what did i do yesterday?", "translate hello to french",
-             "i forgot {row} again", "{row} was hard work last year", "which {noun} is the most important?",
-             "play some music", "good idea", "wow, so much to do", "deny that request", "not now",
-             "make the letters bigger", "set the volume to low", "switch off the heating", "send {row} to paul",
-             "use a faster model", "delete all our messages", "forget the history before june",
-             "erase everything older than march from the journal", "delete the whole history", "reset the app",
-             "reject that", "allow it", "ok",
-             "write a song about {row}", "could you explain {row} to me?", "he asked her to remove {row} from his list",
-             "i don't feel like {row}", "great work", "haha", "that's wrong", "yes", "hmm, not sure about {row}",
-             "i'm hungry", "my brother is ill", "it's been a long day", "perhaps i should drop {row}",
-             "don't touch {row}", "i'd rather not do {row}", "confirm it", "print {row}", "let me think about {row}"],
+    "insert": ["add {thing}", "add {new}", "add {new} to my {noun}s", "new {noun}: {new}", "put {new} on the list", "remind me to {new}", "i need to {new}, write that down",
+               "create a {noun} called {new}", "could you add {new} please", "make a {noun} for {doing}", "put {doing} on there", "i have to {new} {date}", "add {new}, due {date}",
+               "remind me to {new} {date}", "don't let me forget to {new}", "{noun}: {new} {date}", "note down {new} with the note {note}", "we have run out of {thing}, list it",
+               "no {thing} left, i need some more", "we need {thing}", "add a {noun} to {new}", "can you make a {noun} named {new}, note: {note}", "jot down {new} for me", "and {thing} too",
+               "set up a {noun} {new}", "also {thing}", "let's add {thing} to that", "i must {new}", "to-do: {new}", "todo: {new}", "note to self: {new}", "make a note to {new}", "remember to {new}", "i mustn't forget to {new}", "stick {thing} on there too", "{thing} goes on the list", "a new one: {new}", "add one called {new}", "i ought to {new}, put it on my list",
+               "{thing}, add that", "would you add something about {doing}", "i want to {new} some day, save that", "get {thing} on the list"],
+    "toggle": ["tick off {row}", "i finished {row}", "{row} is done", "mark {row} as done", "check off {row}", "done with {row}", "{row} has been dealt with", "i {past} this morning", "we've {past}",
+               "untick {row}", "{row} isn't finished after all", "i've already done {row}", "cross {row} off", "reopen {row}", "complete {row}", "mark {row} as not done", "finally {past}",
+               "just got {row} sorted", "{row}, all done now", "tick it off", "ok that one's finished", "set {row} to done", "{row}: done", "i have {past}", "{row} is taken care of", "{row} isn't done yet, uncheck it",
+               "got {row} out of the way", "{past} yesterday, so tick it", "yes i {past}", "my sister {past} already", "{row} is {did}", "{row} has been {did}", "got {row} {did}", "{row}? {did}", "tick {row}"],
+    "delete": ["delete {row}", "remove {row}", "get rid of {row}", "delete the {bare} {noun}", "drop {row}, it's not needed any more", "scratch {row}", "please delete {row}",
+               "throw {row} out", "i don't want {row} in there any longer, remove it", "take {row} off the list", "forget about {row}, delete it", "erase {row}", "bin {row}", "delete it",
+               "can you delete {row}?", "{row} can go, scrap it", "we don't need {row} now, drop it", "kill the {bare} {noun}", "remove it", "wipe {row} from the list"],
+    "rename": ["rename {row} to {new}", "change {row} to {new}", "call {row} {new} instead", "{row} should say {new}", "make {row} read {new}", "edit {row}: it's {new}", "rename the {bare} {noun} to {new}",
+               "{row} should be called {new}", "change the name of {row} to {new}", "actually make it {new}", "rename it to {new}", "{row} is wrong, it should be {new}, change it"],
+    "redate": ["move {row} to {date}", "{row} is due {date}", "set the due date of {row} to {date}", "change the date of {row} to {date}", "postpone {row} until {date}",
+               "{row} has to be done {date}", "the deadline of {row} is {date}", "make {row} due {date}", "push {row} back to {date}"],
+    "renote": ["add a note to {row}: {note}", "note on {row}: {note}", "put the note {note} on {row}", "write {note} in the notes of {row}", "change the note of {row} to {note}", "{row} needs a note saying {note}"],
+    "sort": ["move {row} {to}", "put {row} {th}", "{row} should be {th}", "{row} goes {to}", "make {row} {th}", "push {row} {to}", "{row} {th} please", "bring {row} {to}", "move it {to}", "make {row} {th} in the list"],
+    "list": ["search for {find}", "find {noun}s about {find}", "show me the {noun}s with {find}", "look for {find} in my {noun}s", "filter by {find}", "find everything about {find}", "search my {noun}s for {find}"],
+    "select": ["switch to {row}", "use the {bare} {noun}", "change to {row}", "i want to work as {row}", "select {row}", "go over to {row}", "change the {noun} to {row}", "go back to the {bare} {noun}", "i'm doing {row} now, switch {noun}", "make {row} the current {noun}"],
+    "none": ["how do i delete a {noun}?", "how can i rename {row}?", "what can you do?", "hello", "good evening", "thanks a lot", "what does ticking off do?", "can i undo a delete?",
+             "don't delete {row}", "no, leave {row} alone", "what's on my list?", "is {row} done?", "do i still have {row} on the list?", "how many {noun}s are left?", "when is {row} due?",
+             "i wonder if i should do {row}", "maybe i'll do {row} later", "my boss told me to drop {row}", "what happens if i delete {row}?", "if i removed {row}, could i get it back?",
+             "tell me a joke", "who are you?", "what is the tallest mountain?", "clear the chat", "change the model", "use a dark theme", "download another model", "yes, allow it",
+             "email {row} to anna", "call my brother now", "what's the weather tomorrow?", "i love this list", "{row} is so boring", "that's funny", "never mind", "why is {row} still there?",
+             "explain what {noun}s are for", "should i do {row} first?", "write me a poem", "is it possible to move {noun}s?", "what did i do yesterday?", "translate hello to french",
+             "i forgot {row} again", "{row} was hard work last year", "which {noun} is the most important?", "play some music", "good idea", "wow, so much to do", "deny that request", "not now",
+             "make the letters bigger", "set the volume to low", "switch off the heating", "send {row} to paul", "use a faster model", "delete all our messages", "forget the history before june", "erase everything older than march from the journal", "delete the whole history", "reset the app", "reject that", "allow it", "ok",
+             "write a song about {row}", "could you explain {row} to me?", "he asked her to remove {row} from his list", "i don't feel like {row}", "great work", "haha", "that's wrong", "yes", "hmm, not sure about {row}",
+             "i'm hungry", "my brother is ill", "it's been a long day", "perhaps i should drop {row}", "don't touch {row}", "don't tick off {row}", "please don't move {row}", "do not rename {row}", "don't add {thing}", "she wants me to tick off {row}", "i wish {row} was done", "i'd rather not do {row}", "confirm it", "print {row}", "let me think about {row}"],
+}
+GENERAL = {  # and what they say for the actions of no table, beside what each action says itself
+    "app.open": [
+        ("go to my profiles", {"app": "profiles"}), ("open the journal", {"app": "journal"}),
+        ("can we look at the settings?", {"app": "settings"}), ("where is the journal? open it", {"app": "journal"}),
+        ("switch to the journal app", {"app": "journal"}), ("i'd like to see the csv page", {"app": "csv"}),
+        ("bring me back to my tasks", {"app": "tasks"}), ("show me the settings", {"app": "settings"}),
+        ("back to the tasks", {"app": "tasks"}), ("take me to the models page", {"app": "models"}),
+        ("i want to import a csv file", {"app": "csv"}), ("bring up the start page", {"app": "introduction"}),
+        ("let me see the history of what was done", {"app": "journal"})],
+    "store.set": [
+        ("remember that my favourite colour is teal", {"key": "favourite_colour", "value": "teal"}),
+        ("my name is Ines", {"key": "name", "value": "Ines"}),
+        ("note that i live in Ghent", {"key": "home", "value": "Ghent"}),
+        ("i'm a vegetarian, keep that in mind", {"key": "diet", "value": "vegetarian"}),
+        ("my birthday is the 3rd of june, remember that", {"key": "birthday", "value": "3rd of june"}),
+        ("i hate olives, please remember", {"key": "dislikes", "value": "olives"}),
+        ("call me Jo from now on", {"key": "name", "value": "Jo"})],
+    "store.delete": [
+        ("forget my favourite colour", {"key": "favourite_colour"}),
+        ("forget what i told you about my birthday", {"key": "birthday"})],
+    "journal.undo": [
+        ("undo that", {}), ("oh no, take that back", {}), ("revert the last change", {}),
+        ("that was a mistake, put it back", {}), ("undo", {})],
 }
 # a field of the schema that each slot fills, by verb; `rename`, `redate` and `renote` are one action, update
 VERBS = {"rename": "update", "redate": "update", "renote": "update"}
-SAMPLES = {"task": [("Sweep the garage", "the garage", "swept the garage"),
-                    ("Phone Aunt Vera", "phone aunt vera", "phoned aunt vera"),
-                    ("Order new glasses", "the glasses", "ordered the glasses"),
-                    ("Hang up the curtains", "the curtains", "hung up the curtains"),
-                    ("Return the drill", "returning the drill", "returned the drill"),
-                    ("Sign the lease", "the lease", "signed the lease"),
+SAMPLES = {"task": [("Sweep the garage", "the garage", "swept the garage"), ("Phone Aunt Vera", "phone aunt vera", "phoned aunt vera"), ("Order new glasses", "the glasses", "ordered the glasses"),
+                    ("Hang up the curtains", "the curtains", "hung up the curtains"), ("Return the drill", "returning the drill", "returned the drill"), ("Sign the lease", "the lease", "signed the lease"),
                     ("Bake a cake for Sam", "sam's cake", "baked sam's cake")],
-           "profile": [("Studio", "studio", ""), ("Night School", "night school", ""),
-                       ("Harbour Cafe", "the cafe", "")]}
-FILL = {"new": ["mow the lawn", "post the letters", "check the brakes", "ask Omar about the keys", "tidy the cellar"],
-        "thing": ["candles", "soy sauce", "shoe polish"],
-        "doing": ["cutting the hedge", "painting the fence"],
-        "date": ["tomorrow", "on friday", "2031-04-09", "next monday"],
-        "note": ["ring twice", "use the blue one", "ask for a receipt"],
-        "to": ["to the top", "to the bottom", "to position 4", "up one", "down two"], "th": ["first", "second", "last"],
-        "find": ["garden", "paint", "school"]}
+           "profile": [("Studio", "studio", ""), ("Night School", "night school", ""), ("Harbour Cafe", "the cafe", "")]}
+FILL = {"new": ["mow the lawn", "post the letters", "check the brakes", "ask Omar about the keys", "tidy the cellar"], "thing": ["candles", "soy sauce", "shoe polish"],
+        "doing": ["cutting the hedge", "painting the fence"], "date": ["tomorrow", "on friday", "2031-04-09", "next monday"], "note": ["ring twice", "use the blue one", "ask for a receipt"],
+        "to": ["to the top", "to the bottom", "to position 4", "up one", "down two"], "th": ["first", "second", "last"], "find": ["garden", "paint", "school"]}
 TODO = set("call phone ring email mail write send buy get order book pay renew plan prepare make do take pick bring return fix repair clean wash tidy water cut cook bake read check finish start sign print "
                "find ask tell meet visit go see talk cancel change update review post put set sort move walk feed collect arrange schedule test draft".split())
 
@@ -113,8 +90,7 @@ _QUOTED = re.compile(r"[\"“«]([^\"”»]{1,200})[\"”»]|(?<!\w)['‘](.{1,2
 STOP = set("a an the my our your his her its their of to for on in at by with from and or is it as that this these those one ones thing task tasks item please me i you we be so up off out over "
            "do does did not all new now list has have had was are will would can could should if but then too also just still any more longer there here now anymore about into over under after before when while because very much some every each them they he she him who what which "
            "really actually finally already today yet again back down only even one's thing's".split())
-IRREGULAR = dict(w.split(":")
-                 for w in "paid:pay sent:send bought:buy wrote:write written:write took:take taken:take made:make done:do did:do got:get found:find told:tell went:go gone:go "
+IRREGULAR = dict(w.split(":") for w in "paid:pay sent:send bought:buy wrote:write written:write took:take taken:take made:make done:do did:do got:get found:find told:tell went:go gone:go "
                  "ran:run met:meet spoke:speak spoken:speak rang:ring rung:ring sold:sell brought:bring booked:book cleaned:clean fed:feed swept:sweep".split())
 
 
@@ -146,8 +122,7 @@ _DATE = re.compile(rf"""\b(?:(?:due|by|on|for|until|till|from|before|to|is|due\s
     (?P<iso>\d{{4}}-\d\d?-\d\d?) | (?P<near>today|tonight|tomorrow|day\safter\stomorrow) | in\s(?P<n>\d+|an?|one|two|three|four|five|six|ten)\s(?P<unit>day|week|month)s?
     | (?P<d>\d{{1,2}})(?:st|nd|rd|th)?\s(?:of\s)?(?P<m>{_MON})\b(?:,?\s(?P<y>\d{{4}}))? | (?P<m2>{_MON})\s(?P<d2>\d{{1,2}})(?:st|nd|rd|th)?\b(?:,?\s(?P<y2>\d{{4}}))?
     | (?P<day>{_DAY})\b | next\s(?P<next>week|month) | (?P<end>end\sof\s(?:the\s)?(?:week|month)) )\b""", re.I | re.X)
-NUMBERS = {w: i for i,
-           w in enumerate("zero one two three four five six seven eight nine ten".split())} | {"a": 1, "an": 1}
+NUMBERS = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten".split())} | {"a": 1, "an": 1}
 
 
 def find_dates(text: str, today: dt.date | None = None) -> list[tuple[int, int, str]]:
@@ -166,16 +141,14 @@ def _day(m, today):
     try:
         if "iso" in g: return dt.date(*map(int, g["iso"].split("-")))
         if "near" in g: return today + dt.timedelta({"tomorrow": 1}.get(g["near"], 2 if " " in g["near"] else 0))
-        if "n" in g: return today + dt.timedelta((int(g["n"]) if g["n"].isdigit()
-                                                  else NUMBERS[g["n"]]) * {"day": 1, "week": 7, "month": 30}[g["unit"]])
+        if "n" in g: return today + dt.timedelta((int(g["n"]) if g["n"].isdigit() else NUMBERS[g["n"]]) * {"day": 1, "week": 7, "month": 30}[g["unit"]])
         if "day" in g:
             ahead = ([d[:3] for d in DAYS].index(g["day"][:3]) - today.weekday()) % 7
             return today + dt.timedelta(ahead or 7)
         if "next" in g: return today + dt.timedelta(7 - today.weekday()) if g["next"] == "week" else (today.replace(day=1) + dt.timedelta(32)).replace(day=1)
         if "end" in g and g["end"].endswith("week"): return today + dt.timedelta(6 - today.weekday())
         if "end" in g: return (today.replace(day=1) + dt.timedelta(32)).replace(day=1) - dt.timedelta(1)
-        month, day, year = [m[:3] for m in MONTHS].index((g.get("m") or g["m2"])[:3]) + 1, int(g.get("d")
-                                                                                               or g["d2"]), g.get("y") or g.get("y2")
+        month, day, year = [m[:3] for m in MONTHS].index((g.get("m") or g["m2"])[:3]) + 1, int(g.get("d") or g["d2"]), g.get("y") or g.get("y2")
         date = dt.date(int(year or today.year), month, day)
         return date if year or date >= today else date.replace(year=today.year + 1)
     except (ValueError, OverflowError): return None
@@ -192,15 +165,18 @@ _PLACE = re.compile(rf"""\b(?P<ref>above|before|below|after|under|underneath|ahe
 def find_place(text: str):
     "The place in a list that `text` says, as (start, end, value): a number, `top`, `bottom`, `up 1`, `below …`; or None."
     for m in _PLACE.finditer(text):
-        if m["ref"]: value = ("above" if m["ref"].lower() in ("above", "before", "ahead of")
-                              else "below") + " " + m["what"]
+        if m["ref"]: value = ("above" if m["ref"].lower() in ("above", "before", "ahead of") else "below") + " " + m["what"]
         elif m["top"] or m["bottom"]: value = "top" if m["top"] else "bottom"
         elif m["n"]: value = int(m["n"]) if m["n"].isdigit() else NUMBERS[m["n"].lower()]
         elif m["th"]: value = _TH.index(m["th"].lower()) + 1 if m["th"].lower() in _TH else int(m["th"][:-2])
-        else: value = ("up " if re.search("up|higher", m["rel"], re.I)
-                       else "down ") + str(next((NUMBERS[w] for w in m["rel"].lower().split() if w in NUMBERS), 1))
+        else: value = ("up " if re.search("up|higher", m["rel"], re.I) else "down ") + str(next((NUMBERS[w] for w in m["rel"].lower().split() if w in NUMBERS), 1))
         return m.start(), m.end(), value
     return None
+
+
+def _apps(text, names):
+    found = [(m.span(), n) for n in names for m in re.finditer(rf"\b{re.escape(n)}\b", text, re.I)]
+    return Linked([n for _, n in found], False, [s for s, _ in found], float(len(found)))
 
 
 @dataclass
@@ -218,8 +194,7 @@ def link(text: str, names: list[str], extra_stop=()) -> Linked:
     own = [[w for _, _, w in words_of(n)] for n in names]
     df = Counter(w for row in own for w in set(row))
     plain = STOP | TODO_STEMS | set(extra_stop)
-    def weight(w): return (0.1 if w in STOP or w in extra_stop else 0.4 if w in TODO_STEMS
-                           else 1.0) * (0.3 + math.log((len(names) + 1) / df[w]))
+    def weight(w): return (0.1 if w in STOP or w in extra_stop else 0.4 if w in TODO_STEMS else 1.0) * (0.3 + math.log((len(names) + 1) / df[w]))
     hits = []
     for i, row in enumerate(own):
         matched = {w: (a, b) for a, b, s in said for w in row if s == w or _typo(s, w)}
@@ -231,10 +206,9 @@ def link(text: str, names: list[str], extra_stop=()) -> Linked:
     if not hits: return Linked()
     best = hits[0]
     near = [h for h in hits if h[0] >= 0.5 * best[0]]
-    rivals = [h for h in near[1:] if h[0] >= 0.85 * best[0] and set(h[3].values()) & set(best[3].values())
-              and h[1] >= best[1] - 0.34]
+    rivals = [h for h in near[1:] if h[0] >= 0.85 * best[0] and set(h[3].values()) & set(best[3].values()) and h[1] >= best[1] - 0.34]
     spans = sorted(span for w, span in best[3].items() if w not in STOP)
-    return Linked([names[h[2]] for h in near[:ROWS_SHOWN]], bool(rivals), spans or sorted(best[3].values()), best[0])
+    return Linked([names[h[2]] for h in ([best, *rivals] if rivals else [best])[:ROWS_SHOWN]], bool(rivals), spans or sorted(best[3].values()), best[0])
 
 
 def _typo(a, b):
@@ -278,8 +252,7 @@ class Heard:
         text, end = "", 0
         for a, b, mask in sorted(spans):
             if a >= end: text, end = f"{text}{self.request[end:a]} {mask} ", b
-        return re.sub(r"(ROW|DID)(\s+(?:(?:the|a|an|my|for|of|to|in|on|at|out|up)\s+)*ROW)+", r"\1",
-                      text + self.request[end:])
+        return re.sub(r"(ROW|DID)(\s+(?:(?:the|a|an|my|for|of|to|in|on|at|out|up)\s+)*ROW)+", r"\1", text + self.request[end:])
 
 
 _PRONOUN = re.compile(r"\b(it|that|this|them|those|that one|this one|the same)\b", re.I)
@@ -294,7 +267,7 @@ def hear(request: str, rows: dict, page: str = "", last: dict | None = None, tod
     text = request
     if heard.place: text = text[:heard.place[0]] + " " * (heard.place[1] - heard.place[0]) + text[heard.place[1]:]
     for table, names in rows.items():
-        heard.linked[table] = link(text, names, (stem(table),))
+        heard.linked[table] = link(text, names, (stem(table),)) if table != "app" else _apps(text, names)
     heard.pronoun = bool(_PRONOUN.search(request))
     for table, name in (last or {}).items():
         if heard.pronoun and name in rows.get(table, ()) and not any(l.names for l in heard.linked.values()):
@@ -316,14 +289,12 @@ class Example:
 def fill(phrase: str, verb: str, table: str, n: int, samples: list) -> tuple[str, dict]:
     "The `n`th filling of a phrase's slots: what is said, and the args it means."
     name, said, past = samples[n % len(samples)]
-    value = {k: v[n % len(v)] for k, v in FILL.items()} | {"row": said, "noun": table, "past": past,
-                                                           "did": past.split(" ")[0], "bare": said.removeprefix("the ")}
+    value = {k: v[n % len(v)] for k, v in FILL.items()} | {"row": said, "noun": table, "past": past, "did": past.split(" ")[0], "bare": said.removeprefix("the ")}
     text, args = phrase.format(**value), {}
     date, place = find_dates(value["date"], LONG_AGO), find_place(text)
     rowed = any(s in phrase for s in ("{row}", "{past}", "{bare}", "{did}")) or re.search(r"\b(it|that one)\b", phrase)
     if rowed and verb not in ("insert", "list", "none"): args["id"] = name
-    new = {"name": value[slot]} if (slot := next((s for s in ("new", "thing", "doing") if "{%s}" % s in phrase),
-                                                 "")) else {}
+    new = {"name": value[slot]} if (slot := next((s for s in ("new", "thing", "doing") if "{%s}" % s in phrase), "")) else {}
     if "{date}" in phrase: new["due"] = date[0][2]
     if "{note}" in phrase: new["note"] = value["note"]
     if verb == "insert": args = new
@@ -343,13 +314,13 @@ def examples(actions, samples=SAMPLES, pages=None) -> list[Example]:
             action = names.get(f"{table}.{VERBS.get(verb, verb)}")
             if not action and (verb != "none" or table != next(iter(samples))): continue
             for n, phrase in enumerate(phrases):
-                if action and not _fits(phrase, action): continue
+                if action and not _fits(phrase, action) or is_question(phrase): continue
                 said, args = fill(phrase, verb, table, n, samples[table])
                 play = {"action": action.name, "args": args} if action else NONE
                 heard = hear(said, rows, (pages or {}).get(table, table), {table: args.get("id")}, LONG_AGO)
                 out.append(Example(said, play, _shape(phrase, table), turn(heard)))
     for action in actions:
-        for said, args in action.says or ():
+        for said, args in [*GENERAL.get(action.name, ()), *action.says]:
             play = {"action": action.name, "args": args} if args is not None else NONE
             heard = hear(said, rows, (pages or {}).get("task", ""), today=LONG_AGO)
             out.append(Example(said, play, heard.shape(), turn(heard)))
@@ -358,10 +329,7 @@ def examples(actions, samples=SAMPLES, pages=None) -> list[Example]:
 
 def _fits(phrase, action):
     text = json.dumps(schema_of(action))
-    return ("{past}" not in phrase and "{did}" not in phrase
-            or action.name.startswith("task.")) and all(s not in phrase or p in text for s,
-                                                        p in (("{date}", '"date"'), ("{note}", '"note"'),
-                                                              ("untick", "field")))
+    return ("{past}" not in phrase and "{did}" not in phrase or action.name.startswith("task.")) and all(s not in phrase or p in text for s, p in (("{date}", '"date"'), ("{note}", '"note"'), ("untick", "field")))
 
 
 MASKS = {"row": "ROW", "past": "DID", "did": "DID", "bare": "ROW", "date": "DATE", "to": "PLACE", "th": "PLACE"}
@@ -396,20 +364,26 @@ class Nearness:
             for w, c in g.items(): self.posts[w].append((i, c * self.idf[w] ** 2 / norm))
 
     def scores(self, text: str) -> list[float]:
-        "How near `text` is to each example (not normalised by the text's own length)."
-        out = [0.0] * len(self.pool)
-        for w, c in _grams(text).items():
-            for i, x in self.posts.get(w, ()): out[i] += x * c
+        "How near `text` is to each example, 0 to 1."
+        out, grams = [0.0] * len(self.pool), _grams(text)
+        norm = math.sqrt(sum((c * self.idf.get(w, 5.0)) ** 2 for w, c in grams.items())) or 1
+        for w, c in grams.items():
+            for i, x in self.posts.get(w, ()): out[i] += x * c / norm
         return out
 
 
 def nearest(heard: Heard, near: Nearness, offered, k: int = NEAREST) -> list[Example]:
-    "The `k` examples of what is `offered` nearest to a request, masked or as it is, the nearest last."
+    "The `k` examples of what is `offered` nearest to a request, the nearest last."
+    return [e for _, e in ranked(heard, near, offered)[:k]][::-1]
+
+
+def ranked(heard: Heard, near: Nearness, offered) -> list[tuple[float, Example]]:
+    "The examples of what is `offered` with their nearness to a request, masked or as it is, the nearest first."
     names, shape = {a.name for a in offered} | {"none"}, heard.shape()
     masked, plain = near.scores(shape), near.scores(heard.request)
     def fits(e): return e.play["action"] in names and all((m in e.shape) <= (m in shape) for m in ("DATE", "PLACE"))
     fitting = [i for i, e in enumerate(near.pool) if fits(e)]
-    return [near.pool[i] for i in sorted(fitting, key=lambda i: -max(masked[i], plain[i]))[:k]][::-1]
+    return [(max(masked[i], plain[i]), near.pool[i]) for i in sorted(fitting, key=lambda i: -max(masked[i], plain[i]))]
 
 
 def relevant(actions, heard: Heard) -> list:
@@ -474,22 +448,21 @@ def _plain(schema, defs):
 def play_schema(actions, heard: Heard, openings=frozenset()) -> dict:
     "The JSON schema of one play: an offered action, its args made of what the request names; or none."
     said = heard.request
-    if heard.place and any(l.names for t, l in heard.linked.items()
-                           if t != "app"): said = said[:heard.place[0]] + " " + said[heard.place[1]:]
+    if heard.place and any(l.names for t, l in heard.linked.items() if t != "app"): said = said[:heard.place[0]] + " " + said[heard.place[1]:]
     text = {"type": "string", "pattern": spans_of(said, openings)}
     defs = {t: {"enum": l.names or [UNKNOWN]} for t, l in heard.linked.items()}
     options = [_object({"action": {"const": "none"}, "args": _object({})})]
     for a in actions:
         schema = schema_of(a)
         args = {p: s for p, s in ((p, _field(p, s, a, heard, text)) for p, s in schema["properties"].items()) if s}
+        if "set" in schema["properties"] and "set" not in args: continue
         required = [p for p in args if p in schema["required"] or p in ALWAYS or "enum" in args[p] or len(args) == 1]
         options.append(_object({"action": {"const": a.name}, "args": _object(args, required)}))
     return {"$defs": defs, "anyOf": options}
 
 
 def _object(properties, required=None):
-    return {"type": "object", "properties": properties, "required": list(properties) if required is None else required,
-            "additionalProperties": False}
+    return {"type": "object", "properties": properties, "required": list(properties) if required is None else required, "additionalProperties": False}
 
 
 def _field(name, schema, action, heard, text):
@@ -498,9 +471,8 @@ def _field(name, schema, action, heard, text):
     if name == "id": return {"$ref": f"#/$defs/{table}"} if table in heard.linked else None
     if name == "set":
         text = edited(heard, table) or text
-        fields = {p: _field(p, s, action, heard, text) for p, s in schema["properties"].items()
-                  if s.get("type") != "boolean" and not (heard.place and p == "name")}
-        return {"anyOf": [_object({p: s}) for p, s in fields.items() if s] or [_object({"name": text})]}
+        fields = {p: _field(p, s, action, heard, text) for p, s in schema["properties"].items() if s.get("type") != "boolean" and not (heard.place and p == "name")}
+        return {"anyOf": [_object({p: s}) for p, s in fields.items() if s]} if any(fields.values()) else None
     if name == "position": return {"enum": [heard.place[2] if heard.place else UNKNOWN]}
     if schema.get("format") == "date": return {"enum": [d[2] for d in heard.dates]} if heard.dates else None
     if name == "app" and "app" in heard.rows: return {"enum": heard.rows["app"]}
@@ -510,11 +482,9 @@ def _field(name, schema, action, heard, text):
     return text if schema.get("type") == "string" and main else None
 
 
-_NOT = [re.compile(p, re.I)
-        for p in (r"(?P<new>[\w'’-]+),?\s(?:and\s)?(?:not|instead\sof|rather\sthan)\s(?:\w+\s){0,2}?(?P<old>[\w'’-]+)",
+_NOT = [re.compile(p, re.I) for p in (r"(?P<new>[\w'’-]+),?\s(?:and\s)?(?:not|instead\sof|rather\sthan)\s(?:\w+\s){0,2}?(?P<old>[\w'’-]+)",
         r"\bnot\s(?:\w+\s){0,2}?(?P<old>[\w'’-]+),?\sbut\s(?:(?:to|in|for|the|on|at)\s)*(?P<new>[\w'’-]+)",
-        r"(?P<old>[\w'’-]+)\s(?:should\sbe|must\sbe|becomes)\s(?P<new>[\w'’-]+)",
-        r"\b(?:change|replace|swap)\s(?P<old>[\w'’-]+)\s(?:to|with|by|for|into)\s(?P<new>[\w'’-]+)")]
+        r"(?P<old>[\w'’-]+)\s(?:should\sbe|must\sbe|becomes)\s(?P<new>[\w'’-]+)", r"\b(?:change|replace|swap)\s(?P<old>[\w'’-]+)\s(?:to|with|by|for|into)\s(?P<new>[\w'’-]+)")]
 
 
 def edited(heard: Heard, table: str) -> dict | None:
@@ -556,13 +526,13 @@ def pair(said, play):
 
 def play_messages(front_turns, nearest_examples, heard: Heard, before: list = ()) -> list[dict]:
     "The messages of one pass: the front, the nearest examples again, the plays of the line before, the request."
-    return [*front_turns, *[m for e in nearest_examples for m in pair(e.turn, e.play)], *before,
-            {"role": "user", "content": turn(heard)}]
+    return [*front_turns, *[m for e in nearest_examples for m in pair(e.turn, e.play)], *before, {"role": "user", "content": turn(heard)}]
 
 
 # ---------------------------------------------------------------- before and after the model
 
 _NEVER = re.compile(r"\b(don['’]?t|do not|never|not|no|leave|keep|without|shouldn['’]?t|mustn['’]?t|won['’]?t|if|whether|would|should|told|said|says|asked|maybe|perhaps|might|wonder)\b", re.I)
+_DOUBT = re.compile(r"\b(don['’]?t (?!forget|let)|do not (?!forget|let)|never|if|whether|told|said|says|asked|wants|maybe|perhaps|might|wonder|wish|hope|almost|nearly)\b", re.I)
 _QUESTION = re.compile(r"^\W*(?:(?:and|but|so|ok|okay|hey|hi|um|also|well)\W+)*(how|what|why|who|whose|when|where|which|is|are|was|were|am|does|did|has|have i|should|may|might|if|do (?:i|you|we|they)|can i|could i)\b", re.I)
 
 
@@ -592,9 +562,7 @@ def guard(play: dict, heard: Heard, action, destroy_words: set | None = None) ->
         if linked.unsure: return "ask", f"Which one: {' or '.join(linked.names)}?"
     if action.danger == "destroy":
         stems = {w for _, _, w in words_of(heard.request)}
-        if _NEVER.search(heard.request) and not re.search(r"\b(don['’]?t|no|not)\b.{0,12}\b(need|want|longer|any|care)",
-                                                          heard.request,
-                                                          re.I) or is_question(heard.request): return "none", ""
+        if _NEVER.search(heard.request) and not re.search(r"\b(don['’]?t|no|not)\b.{0,12}\b(need|want|longer|any|care)", heard.request, re.I) or is_question(heard.request): return "none", ""
         if destroy_words is not None and not stems & destroy_words: return "ask", f"Shall I delete {args.get('id')}?"
         if "id" in args and linked.names and args["id"] != linked.names[0]: return "ask", f"Which one: {' or '.join(linked.names)}?"
     return "ok", ""
@@ -610,8 +578,7 @@ def tidy(play: dict, heard: Heard, openings=frozenset()) -> dict | None:
     for p, value in list(new.items()):
         if not isinstance(value, str) or p in ("id", "app", "key"): continue
         if p == "name" and action_makes(play): value = _named(value, heard, "due" in new, openings)
-        new[p] = re.sub(r"[\s,]+(?:by the way|btw|please|thanks|thank you)\W*$", "", value,
-                        flags=re.I).strip(" ,;:") or value
+        new[p] = re.sub(r"[\s,]+(?:by the way|btw|please|thanks|thank you)\W*$", "", value, flags=re.I).strip(" ,;:") or value
     if "position" in args: args["position"] = _position(args, heard, play["action"].split(".")[0])
     if args.get("set") == {"name": args.get("id")}: return None
     return {"action": play["action"], "args": args}
@@ -622,8 +589,7 @@ def _named(value, heard, dated, openings):
         said = heard.request[a:b]
         at = value.find(said.split()[-1])
         if said in value: value = value.replace(said, "")
-        elif at > 0 and value.endswith(said.split()[-1]): value = re.sub(r"\s+(due|by|on|for|until)?\s*$", "",
-                                                                         value[:at])
+        elif at > 0 and value.endswith(said.split()[-1]): value = re.sub(r"\s+(due|by|on|for|until)?\s*$", "", value[:at])
     at = heard.request.find(value)
     verb = re.search(r"([\w’']+)\s+(?:(?:the|a|an|my|some)\s+)?$", heard.request[:at]) if at > 0 else None
     if verb and stem(verb[1]) in TODO_STEMS - openings and verb[1].lower() not in _FUNCTION: value = heard.request[verb.start():at] + value
@@ -645,8 +611,7 @@ def _position(args, heard, table):
     return place
 
 
-_JOINS = re.compile(r"\s*(?:[,;]|\.(?=\s))?\s*\b(?:and then|and also|and|then|after that|plus)\b\s*|\s*[;.]\s+|,\s+",
-                    re.I)
+_JOINS = re.compile(r"\s*(?:[,;]|\.(?=\s))?\s*\b(?:and then|and also|and|then|after that|plus)\b\s*|\s*[;.]\s+|,\s+", re.I)
 
 
 def openings(pool: list[Example]) -> set:
@@ -689,8 +654,6 @@ def _shared(part, rows):
     return [part]
 
 
-
-
 @dataclass
 class Memory:
     "What the next line may refer to: the row last spoken of ({table: name}) and the last pass as chat turns."
@@ -725,29 +688,33 @@ class Player:
     async def one(self, complete, heard: Heard, offered, before=()):
         "One pass: a play, a question to put to the person (a string), or None."
         if is_question(heard.request): return None
-        close = nearest(heard, self.near, relevant(offered, heard), LIKELY)
-        likely = {e.play["action"] for e in close}
-        offered = [a for a in offered if a.name in likely]
-        if not offered: return None
-        agreed = len({e.play["action"] for e in close[-3:]}) == 1 and close[-1].play["action"]
-        sole = [a for a in offered if a.name == agreed and a.danger != "destroy"]
-        schema = play_schema(sole or offered, heard, self.starts)
-        if sole: del schema["anyOf"][0]  # the three nearest agree: doing nothing is not among the choices
-        ms = play_messages(self.front, close[-NEAREST:], heard, before)
-        reply = await complete(ms, schema)
+        options, close, sole = self.likely(heard, offered)
+        if not options: return None
+        schema = play_schema(options, heard, self.starts)
+        if sole: del schema["anyOf"][0]
+        reply = await complete(play_messages(self.front, close[:1] if sole else close[:NEAREST][::-1], heard, before), schema)
         try: play = json.loads(reply)
         except ValueError: return None
         self.raw = play
-        action = next((a for a in offered if a.name == play.get("action")), None)
+        action = next((a for a in options if a.name == play.get("action")), None)
         if not action or not isinstance(play.get("args"), dict): return None
-        sure = sum(e.play["action"] == action.name for e in close[-3:]) >= 2
+        sure = sum(e.play["action"] == action.name for e in close[:3]) >= 2
         verdict, question = guard(play, heard, action, None if sure else self.destroy)
         return tidy(play, heard, self.starts) if verdict == "ok" else question or None
 
+    def likely(self, heard: Heard, offered):
+        "The actions that come into question, the nearest examples, and whether the phrase is so well known that it must be the one."
+        close = ranked(heard, self.near, relevant(offered, heard))
+        best = {}
+        for score, e in close: best.setdefault(e.play["action"], score)
+        top = max(best, key=best.get, default="none")
+        sole = top != "none" and best[top] >= SURE and not _DOUBT.search(heard.request)
+        options = [a for a in offered if (a.name == top if sole else best.get(a.name, 0) >= POSSIBLE * best[top])]
+        return options, [e for _, e in close[:LIKELY]], sole
+
     def remember(self, memory: Memory, heard: Heard, play: dict | None):
         "Keeps what the next line may call `it`."
-        table = play["action"].split(".")[0] if play else next((t for t, l in heard.linked.items() if l.names
-                                                                and t != "app"), "")
+        table = play["action"].split(".")[0] if play else next((t for t, l in heard.linked.items() if l.names and t != "app"), "")
         args = play["args"] if play else {}
         name = args.get("set", args).get("name") or args.get("id") or next(iter(heard.linked.get(table, Linked()).names), "")
         if table in heard.rows and name: memory.row = {table: name}
@@ -756,8 +723,7 @@ class Player:
 
 def refers(request: str) -> bool:
     "Does a short line lean on the one before (`and bread too`, `move it up`)?"
-    return bool(re.match(r"^\W*(and|also|actually|then|no)\b", request, re.I) or _PRONOUN.search(request)
-                and len(request.split()) < 9)
+    return bool(re.match(r"^\W*(and|also|actually|then|no)\b", request, re.I) or _PRONOUN.search(request) and len(request.split()) < 9)
 
 
 class Phrases(App):
@@ -774,7 +740,7 @@ class Phrases(App):
 
     def ready(self) -> Player:
         "The player for the keyboard as it is now"
-        keys = here().chat.piano.offered("")
+        keys = self.offered("")
         known = tuple(k.name for k in keys)
         if known != self.known:
             tables = self.tables()
@@ -791,8 +757,7 @@ class Phrases(App):
         "The actions a line asks for, one after another, as they are decided; a text is a question to put to the person"
         player = await asyncio.to_thread(self.ready)
         rows = await asyncio.to_thread(self.names)
-        async for play in player.plays(model.complete, turn.text,
-                                       lambda: (app, self.offered(app), self.names() or rows), self.memory):
+        async for play in player.plays(model.complete, turn.text, lambda: (app, self.offered(app), self.names() or rows), self.memory):
             yield play
 
     def names(self) -> dict[str, list[str]]:
@@ -803,7 +768,7 @@ class Phrases(App):
         "The open app's actions (without one, all tables'), the general ones, and what makes or chooses rows elsewhere"
         keys = [k for k in here().chat.piano.offered(app) if not k.name.endswith((".read", ".get"))]
         open_apps = (app, "app", "pianola") if app else ("app", "pianola", *(a.name for a in self.tables().values()))
-        return [k for k in keys if k.app in open_apps or k.name.endswith((".insert", ".select"))]
+        return [k for k in keys if k.app in open_apps or k.name.endswith((".insert", ".select")) or k.says]
 
     def page(self, view):
         "Phrases by what they do, each a button"
@@ -814,15 +779,12 @@ class Phrases(App):
         cards = [Article(P(Strong(docs[name])), Div(*(self._try(said) for said in phrases[:5]), cls="try"), cls="card")
                  for name, phrases in groups.items()]
         for table, crud in self.tables().items():
-            if names := crud.names(): cards.insert(0, Article(P(Strong(f"{crud.title} you have")),
-                                                              Div(*map(self._try, self._about(table, names[0])),
-                                                                  cls="try"), cls="card"))
+            if names := crud.names(): cards.insert(0, Article(P(Strong(f"{crud.title} you have")), Div(*map(self._try, self._about(table, names[0])), cls="try"), cls="card"))
         return PageHead(self.title, self.__doc__), *cards
 
     def _about(self, table: str, name: str) -> list[str]:
         verbs = {k.name.partition(".")[2] for k in here().keyboard.actions.values() if k.name.startswith(f"{table}.")}
-        said = {"toggle": f"tick off {name}", "sort": f"move {name} to the bottom", "select": f"switch to {name}",
-                "list": f"search for {name}"}
+        said = {"toggle": f"tick off {name}", "sort": f"move {name} to the bottom", "select": f"switch to {name}", "list": f"search for {name}"}
         return [text for verb, text in said.items() if verb in verbs]
 
     def _try(self, said: str):

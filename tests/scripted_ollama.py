@@ -4,7 +4,7 @@
         ollama.replies += [says("Hello", " there."), dies("The night"), silent(5), fails(500, "it broke")]
         provider = OllamaProvider(ollama.url)
 
-A reply is a list of steps: bytes go out as one line, a number waits so many seconds, CUT closes the connection without an
+A reply is a list of steps: bytes go out as one line, a number waits so many seconds, CUT closes the connection with no
 end. `requests` is what was asked, `hung_up` is set when a client closed its connection in the middle of a reply.
 What a real server refuses by itself is refused here: an unknown model, a foreign Host or Origin, tools or thinking on a
 model without, arguments that are no object, a prompt that is too long (with `truncate: false`).
@@ -34,12 +34,13 @@ class Model:
     def tag(self):
         "The model as /api/tags lists it"
         return {"name": self.name, "model": self.name, "modified_at": "2026-11-21T03:09:30.1Z", "size": self.size,
-                "digest": f"{self.name}{self.size}".encode().hex(), "details": {"parameter_size": self.params, "family": "llama"}}
+                "digest": f"{self.name}{self.size}".encode().hex(),
+                "details": {"parameter_size": self.params, "family": "llama"}}
 
     @property
     def card(self):
         "The model as /api/show tells of it"
-        return {"details": {"parameter_size": self.params}, "capabilities": list(self.can), "modified_at": self.tag["modified_at"],
+        return {"details": {"parameter_size": self.params}, "capabilities": list(self.can),
                 "model_info": {"general.architecture": "llama", "llama.context_length": self.context}}
 
 
@@ -63,21 +64,23 @@ def now() -> str:
 
 
 def part(model: str = "smollm2:135m", at: str = "", **message) -> bytes:
-    return encode({"model": model, "created_at": at or now(), "message": {"role": "assistant", "content": "", **message}, "done": False})
+    message = {"role": "assistant", "content": "", **message}
+    return encode({"model": model, "created_at": at or now(), "message": message, "done": False})
 
 
 def end(model: str = "smollm2:135m", at: str = "", reason: str = "stop", **counters) -> bytes:
-    counts = {"total_duration": 888150827, "load_duration": 790521804, "prompt_eval_count": 13, "prompt_eval_duration": 31272000,
-              "eval_count": 12, "eval_duration": 63538000} | counters
-    return encode({"model": model, "created_at": at or now(), "message": {"role": "assistant", "content": ""}, "done": True,
-                   "done_reason": reason, **counts})
+    counts = {"total_duration": 888150827, "load_duration": 790521804, "prompt_eval_count": 13,
+              "prompt_eval_duration": 31272000, "eval_count": 12, "eval_duration": 63538000} | counters
+    return encode({"model": model, "created_at": at or now(), "message": {"role": "assistant", "content": ""},
+                   "done": True, "done_reason": reason, **counts})
 
 
 def says(*texts: str, thinking: str = "", calls: tuple = (), reason: str = "stop", **counters) -> Reply:
     "A whole reply; `calls` are (name, arguments) and come in one chunk, as they do"
     steps = [part(thinking=thinking)] if thinking else []
     steps += [part(content=text) for text in texts]
-    made = [{"id": f"call_{n:08}", "function": {"index": n, "name": name, "arguments": args}} for n, (name, args) in enumerate(calls)]
+    made = [{"id": f"call_{n:08}", "function": {"index": n, "name": name, "arguments": args}}
+            for n, (name, args) in enumerate(calls)]
     return Reply(steps + ([part(tool_calls=made)] if made else []) + [end(reason=reason, **counters)])
 
 
@@ -86,7 +89,7 @@ def dies(*texts: str, error: str = "an error was encountered while running the m
     return Reply([part(content=text) for text in texts] + [encode({"error": error})])
 
 
-def garbles(*texts: str, line: bytes = b"<html>502 Bad Gateway</html>") -> Reply: return Reply([part(content=t) for t in texts] + [line])
+def garbles(*texts: str, line: bytes = b"<html>") -> Reply: return Reply([part(content=t) for t in texts] + [line])
 def cut(*texts: str) -> Reply: return Reply([part(content=t) for t in texts] + [CUT])
 def silent(seconds: float, *texts: str) -> Reply: return Reply([part(content=t) for t in texts] + [seconds, end()])
 def endless(text: str = "on and on ") -> Reply: return Reply([part(content=text), 0.01] * 2000)
@@ -94,8 +97,10 @@ def fails(status: int, error: str = "") -> Reply: return Reply([], status, error
 def pulls(total: int = 1000, pieces: int = 4) -> Reply:
     "The lines of /api/pull"
     layer = {"status": "pulling 4fde8ac4", "digest": "sha256:4fde8ac4", "total": total}
-    states = [{"status": "pulling manifest"}, layer] + [layer | {"completed": total * n // pieces} for n in range(1, pieces + 1)]
-    return Reply([encode(s) for s in states + [{"status": s} for s in ("verifying sha256 digest", "writing manifest", "success")]])
+    states = [{"status": "pulling manifest"}, layer]
+    states += [layer | {"completed": total * n // pieces} for n in range(1, pieces + 1)]
+    states += [{"status": s} for s in ("verifying sha256 digest", "writing manifest", "success")]
+    return Reply([encode(s) for s in states])
 
 
 class ScriptedOllama:
@@ -106,6 +111,7 @@ class ScriptedOllama:
         self.hung_up = threading.Event()
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"ollama": self}))
         self.server.daemon_threads = True
+        self.server.handle_error = lambda *_: None      # a client that went away
         self.host = f"127.0.0.1:{self.server.server_port}"
         self.url = f"http://{self.host}"
 
@@ -128,10 +134,12 @@ class ScriptedOllama:
             return 400, f"registry.ollama.ai/library/{model.name} does not support tools"
         if body.get("think") and "thinking" not in model.can: return 400, f'"{model.name}" does not support thinking'
         if body.get("format") not in (None, "", "json") and not isinstance(body["format"], dict):
-            return 500, f'invalid format: {json.dumps(json.dumps(body["format"]))}; expected "json" or a valid JSON Schema object'
+            said = json.dumps(json.dumps(body["format"]))
+            return 500, f'invalid format: {said}; expected "json" or a valid JSON Schema object'
         if any(not isinstance(c["function"]["arguments"], dict) for m in messages for c in m.get("tool_calls") or ()):
             return 400, "Value looks like object, but can't find closing '}' symbol"
-        words, room = sum(len((m.get("content") or "").split()) for m in messages), body.get("options", {}).get("num_ctx", 4096)
+        words = sum(len((m.get("content") or "").split()) for m in messages)
+        room = body.get("options", {}).get("num_ctx", 4096)
         if words > room and body.get("truncate") is False: return 400, "the prompt is longer than the context length"
 
 
@@ -146,7 +154,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/api/tags": return self._whole({"models": [m.tag for m in self.ollama.models]})
         if self.path == "/api/ps": return self._whole({"models": [self.ollama.models[0].tag]})
         if self.path == "/api/version": return self._whole({"version": "0.32.15"})
-        if self.path == "/v1/models": return self._whole({"object": "list", "data": [{"id": m.name, "object": "model", "created": 0, "owned_by": "library"} for m in self.ollama.models]})
+        names = [{"id": m.name, "object": "model", "created": 0, "owned_by": "library"} for m in self.ollama.models]
+        if self.path == "/v1/models": return self._whole({"object": "list", "data": names})
         self._whole({"error": "not found"}, 404)
 
     def do_POST(self):
@@ -156,19 +165,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
         except ValueError: return self._whole({"error": "unexpected EOF"}, 400)
         if self.path == "/api/show":
             model = self.ollama.model(body["model"])
-            return self._whole(model.card) if model else self._whole({"error": f"model '{body['model']}' not found"}, 404)
-        self.ollama.requests.append({"path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}, **body})
+            if model: return self._whole(model.card)
+            return self._whole({"error": f"model '{body['model']}' not found"}, 404)
+        headers = {k.lower(): v for k, v in self.headers.items()}
+        self.ollama.requests.append({"path": self.path, "headers": headers, **body})
         refused = self.path == "/api/chat" and self.ollama.refusal(body)
         if refused: return self._whole({"error": refused[1]}, refused[0])
         if self.path == "/api/chat" and not body.get("messages"): return self._whole(json.loads(end(reason="load")))
         reply = self.ollama.replies.pop(0) if self.ollama.replies else says("All right.")
-        if reply.status != 200: return self._whole({"error": reply.error}, reply.status)
-        with contextlib.suppress(OSError): self._stream(reply, sse=self.path.startswith("/v1/"))
+        sse = self.path.startswith("/v1/")
+        wrong = {"error": {"message": reply.error, "type": "api_error"} if sse else reply.error}
+        if reply.status != 200: return self._whole(wrong, reply.status)
+        with contextlib.suppress(OSError): self._stream(reply, sse)
 
     def _foreign(self) -> bool:
         "An empty 403 for somebody else's page or name"
         origin = self.headers["origin"]
-        if self.headers["host"] == self.ollama.host and (not origin or "//127.0.0.1" in origin or "//localhost" in origin): return False
+        ours = not origin or "//127.0.0.1" in origin or "//localhost" in origin
+        if self.headers["host"] == self.ollama.host and ours: return False
         self._head(403, ("Content-Length", "0"))
         return True
 
@@ -183,7 +197,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _stream(self, reply: Reply, sse: bool):
-        self._head(200, ("Content-Type", "text/event-stream" if sse else "application/x-ndjson"), ("Transfer-Encoding", "chunked"))
+        kind = "text/event-stream" if sse else "application/x-ndjson"
+        self._head(200, ("Content-Type", kind), ("Transfer-Encoding", "chunked"))
         for step in reply.steps:
             if step == CUT: return self._cut()
             if isinstance(step, bytes): self._chunk(as_openai(step) if sse else step + b"\n")
@@ -206,15 +221,24 @@ def as_openai(line: bytes) -> bytes:
     try: data = json.loads(line)
     except ValueError: return b"data: " + line + b"\n\n"
     if "error" in data: return b"data: " + encode({"error": {"message": data["error"], "type": "api_error"}}) + b"\n\n"
-    message, chunks = data["message"], []
-    for n, call in enumerate(message.get("tool_calls") or ()):
-        args = json.dumps(call["function"]["arguments"])
-        chunks += [{"tool_calls": [{"index": n, "id": call["id"], "type": "function", "function": {"name": call["function"]["name"], "arguments": args[:5]}}]},
-                   {"tool_calls": [{"index": n, "function": {"arguments": args[5:]}}]}]
-    if not data["done"] and not chunks: chunks = [{"role": "assistant", "content": message["content"]} | ({"reasoning": message["thinking"]} if message.get("thinking") else {})]
     base = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": data["model"]}
-    lines = [base | {"choices": [{"index": 0, "delta": c, "finish_reason": None}]} for c in chunks]
+    def piece(delta, reason=None): return base | {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
     if data["done"]:
-        lines = [base | {"choices": [{"index": 0, "delta": {}, "finish_reason": data["done_reason"]}]}, base | {"choices": [], "usage": {
-            "prompt_tokens": data["prompt_eval_count"], "completion_tokens": data["eval_count"], "total_tokens": 25, "prompt_tokens_details": {"cached_tokens": 7}}}]
+        usage = {"prompt_tokens": data["prompt_eval_count"], "completion_tokens": data["eval_count"],
+                 "total_tokens": 25, "prompt_tokens_details": {"cached_tokens": 7}}
+        lines = [piece({}, data["done_reason"]), base | {"choices": [], "usage": usage}]
+    else: lines = [piece(delta) for delta in deltas(data["message"])]
     return b"".join(b"data: " + encode(c) + b"\n\n" for c in lines)
+
+
+def deltas(message: dict) -> list[dict]:
+    "What one message of Ollama's is in OpenAI's pieces"
+    text = {"role": "assistant", "content": message["content"]}
+    if message.get("thinking"): text["reasoning"] = message["thinking"]
+    out = []
+    for n, call in enumerate(message.get("tool_calls") or ()):
+        name, args = call["function"]["name"], json.dumps(call["function"]["arguments"])
+        out += [{"tool_calls": [{"index": n, "id": call["id"], "type": "function",
+                                 "function": {"name": name, "arguments": args[:5]}}]},
+                {"tool_calls": [{"index": n, "function": {"arguments": args[5:]}}]}]
+    return out or [text]

@@ -1,7 +1,6 @@
 "The real embedded model: it chats, and it plays. Fetched once if it is not on this machine."
 import asyncio
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -61,17 +60,4 @@ def test_it_adds_ticks_off_and_deletes_a_task_once_allowed(live):
     assert len(milk(live)) == 1  # nothing before the person allows it
     assert live.do("approval.allow", id=plays[0]["approval"])["ok"]
     assert milk(live) == []
-
-
-def test_what_came_of_it_is_told_in_words_and_in_the_journal(live):
-    deadline = time.monotonic() + 120
-    while 'data-state="running"' in live.http.get("/messages").text and time.monotonic() < deadline: time.sleep(0.2)
-    played = [r["action"] for r in live.journal(actor="model") if r["ok"]]
-    assert played == ["task.delete", "task.toggle", "task.insert"]
-    assert live.http.get("/context").json()["model"] == f"embedded/{NAME}"
-
-
-def test_a_deletion_it_played_is_undone(live):
-    deleted = next(r for r in live.journal(actor="model") if r["action"] == "task.delete")
-    assert live.do("journal.undo", id=deleted["id"])["ok"]
-    assert len(milk(live)) == 1 and milk(live)[0]["done"]
+    assert [r["action"] for r in live.journal(actor="model")] == ["task.delete", "task.toggle", "task.insert"]

@@ -19,8 +19,10 @@ BROKEN = {
     "042_syntax.py": "def broken(:\n",
     "043_twice.py": "from server import App\nclass One(App): pass\nclass Two(App): pass\n",
     "044_nothing.py": "x = 1\n",
-    "045_taken.py": 'from server import App, action\nclass Taken(App):\n    @action("task.insert")\n    def go(self): "Go"\n',
-    "046_start.py": 'from server import App, action\nclass Start(App):\n    def start(self): raise ValueError("no start")\n'
+    "045_taken.py": 'from server import App, action\nclass Taken(App):\n'
+                    '    @action("task.insert")\n    def go(self): "Go"\n',
+    "046_start.py": 'from server import App, action\nclass Start(App):\n'
+                    '    def start(self): raise ValueError("no start")\n'
                     '    @action()\n    def go(self): "Go"\n',
     "047_page.py": 'from server import App\nclass Page(App):\n    def page(self, view): raise KeyError("no page")\n',
     "048_quits.py": "import missing_module\n",
@@ -115,7 +117,8 @@ def test_its_title_is_the_first_line_of_its_docstring(live, file):
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if f.name not in PROVIDERS], ids=lambda f: f.name)
-@pytest.mark.parametrize("word", [r"\bhx_", r"hx-", r"\bselect .* from\b", r"\b(insert into|delete from|update \w+ set)\b",
+@pytest.mark.parametrize("word", [r"\bhx_", r"hx-", r"\bselect .* from\b",
+    r"\b(insert into|delete from|update \w+ set)\b",
                                   r"\.db\.(q|one|do|write|write_now|insert|conn)\b", r"\bRoute\(|@rt\b|\.route\("])
 def test_it_shows_what_and_the_engine_holds_how(file, word):
     assert not re.findall(word, file.read_text(), re.I)
@@ -152,7 +155,8 @@ def hurt(tmp_path_factory):
     with in_thread(tmp_path_factory.mktemp("data"), plugins=folder) as live: yield live
 
 
-@pytest.mark.parametrize("name, words", [("raises", "RuntimeError: boom"), ("syntax", "SyntaxError"), ("twice", "defines 2 apps"),
+@pytest.mark.parametrize("name, words", [("raises", "RuntimeError: boom"), ("syntax", "SyntaxError"), ("twice",
+    "defines 2 apps"),
                                          ("nothing", "defines 0 apps"), ("taken", "Two actions are called task.insert"),
                                          ("start", "ValueError: no start"), ("quits", "missing_module")])
 def test_a_plugin_that_fails_says_so_on_its_page_and_in_health(hurt, name, words):
@@ -227,7 +231,8 @@ def workshop(tmp_path, monkeypatch):
     return lambda *words: (server.main(list(words)), folder)
 
 
-@pytest.mark.parametrize("name, row, title", [("recipes", "recipe", "Recipes"), ("gear", "gearrow", "Gear"), ("to_read", "toreadrow", "ToRead")])
+@pytest.mark.parametrize("name, row, title", [("recipes", "recipe", "Recipes"), ("gear", "gearrow", "Gear"),
+    ("to_read", "toreadrow", "ToRead")])
 def test_new_app_writes_a_plugin_that_works(workshop, tmp_path, name, row, title):
     code, folder = workshop("new", "app", name)
     with in_thread(tmp_path / "data", plugins=folder) as live:
@@ -264,7 +269,7 @@ def test_a_bad_name_for_an_app_is_refused(workshop, words):
     assert code == 1 and sorted(f.name for f in folder.glob("*.py")) == [f.name for f in FILES]
 
 
-@pytest.mark.parametrize("name", ["class", "app", "object", "setting", "journals", "messages"])
+@pytest.mark.parametrize("name", ["class", "app", "setting", "messages", "cruds"])
 def test_a_name_that_python_or_the_framework_uses_breaks_nothing(workshop, tmp_path, name):
     code, folder = workshop("new", "app", name)
     with in_thread(tmp_path / "data", plugins=folder) as live:

@@ -6,23 +6,26 @@ import subprocess
 import sys
 import time
 
-import httpx
 import psutil
 import pytest
 from conftest import NO_OLLAMA, ROOT, as_process, free_port
 
 import server
 
-BARE = {k: v for k, v in os.environ.items() if not k.startswith(("PIANOLA_", "OPENAI_", "OLLAMA_")) and k not in ("HOST", "PORT")}
+OURS = ("PIANOLA_", "OPENAI_", "OLLAMA_", "HOST", "PORT", "APP_NAME")
+BARE = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
 
 
 @pytest.fixture
 def run(tmp_path):
     "`run(\"doctor\", PORT=…)`: the command line in an empty folder, to its end; gives code and output"
     def go(*words, **env):
-        given = {**BARE, "PIANOLA_DATA": str(tmp_path / "data"), "PIANOLA_MODELS": str(tmp_path / "models"), "OLLAMA_HOST": NO_OLLAMA,
+        given = {**BARE, "PIANOLA_DATA": str(tmp_path / "data"), "PIANOLA_MODELS": str(tmp_path / "models"),
+            "OLLAMA_HOST": NO_OLLAMA,
                  "PIANOLA_OFFLINE": "1", "COLUMNS": "160", "PORT": str(free_port()), **env}
-        done = subprocess.run([sys.executable, str(ROOT / "server.py"), *words], env=given, cwd=tmp_path, text=True, timeout=60,
+        given = {k: v for k, v in given.items() if v is not None}
+        done = subprocess.run([sys.executable, str(ROOT / "server.py"), *words], env=given, cwd=tmp_path, text=True,
+            timeout=60,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         return done.returncode, done.stdout
     return go
@@ -42,7 +45,8 @@ def health(live) -> dict: return live.http.get("/health").json()
 def test_doctor_shows_a_table_with_a_next_step_for_what_is_missing(run, tmp_path):
     code, out = run("doctor")
     assert code == 0
-    for word in ("Python", "Ollama", "data folder", "port", "next step", "models pull qwen2.5-coder-0.5b", "Optional: start it"):
+    for word in ("Python", "Ollama", "data folder", "port", "next step", "models pull qwen2.5-coder-0.5b",
+        "Optional: start it"):
         assert word in out, word
     assert "Traceback" not in out and list(tmp_path.iterdir()) == []
 
@@ -61,16 +65,12 @@ def test_help_tells_of_the_commands(run):
     for word in ("serve", "doctor", "new app NAME", "--verbose", "--reload"): assert word in out, word
 
 
-@pytest.mark.parametrize("words", [("nonsense",), ("new",), ("doctor's",), ("models", "push")])
+@pytest.mark.parametrize("words", [("nonsense",), ("models", "push")])
 def test_an_unknown_command_is_told_with_those_there_are(run, words):
     code, out = run(*words)
     assert code == 1 and f"There is no command {' '.join(words)!r}." in out.replace("\n", " ")
     assert "doctor" in out and "new app" in out and "Traceback" not in out
 
-
-def test_an_unknown_option_is_told(run):
-    code, out = run("--nonsense")
-    assert code == 2 and "--nonsense" in out and "Traceback" not in out
 
 
 def test_new_app_says_what_it_wrote_and_what_to_do_next(run, tmp_path):
@@ -84,10 +84,6 @@ def test_new_app_says_what_it_wrote_and_what_to_do_next(run, tmp_path):
     assert code == 1 and "cannot be an app's name" in out and "Traceback" not in out
 
 
-def test_a_folder_without_plugins_is_told_in_a_sentence(run, tmp_path):
-    code, out = run(PIANOLA_PLUGINS=str(tmp_path / "none"))
-    assert code == 1 and "There are no plugins in" in out and "Set PIANOLA_PLUGINS" in out.replace("\n", " ") and "Traceback" not in out
-
 
 def test_an_open_address_without_a_token_is_refused(run):
     code, out = run(HOST="0.0.0.0")
@@ -96,14 +92,13 @@ def test_an_open_address_without_a_token_is_refused(run):
 
 # ---- settings
 
-def test_a_line_of_env_counts_where_the_environment_says_nothing(run, tmp_path):
-    (tmp_path / ".env").write_text(f"PORT=70000\nHOST=127.0.0.1\nAPP_NAME={'x' * 9}\n")
-    code, out = run("doctor", PORT="")
-    assert code == 1 and "PORT='70000' is not a port number." in out
-    assert run("doctor", PORT=str(free_port()))[0] == 0
+def test_a_line_of_env_counts_at_the_start(run, tmp_path):
+    (tmp_path / ".env").write_text("PORT=70000\n")
+    code, out = run("doctor", PORT=None)
+    assert code == 1 and "PORT='70000' is not a port number. Use a number from 1 to 65535." in out
 
 
-def test_env_is_read_from_the_folder_one_starts_in(tmp_path, monkeypatch):
+def test_what_the_environment_says_counts_before_a_line_of_env(tmp_path, monkeypatch):
     (tmp_path / ".env").write_text('APP_NAME="My piano"  # mine\nPIANOLA_MODEL=ollama/llama3.2\n')
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("APP_NAME", raising=False)
@@ -112,7 +107,7 @@ def test_env_is_read_from_the_folder_one_starts_in(tmp_path, monkeypatch):
     assert (found.app_name, found.model) == ("My piano", "ollama/other")
 
 
-@pytest.mark.parametrize("model", ["ollama/llama3.2", "embedded/qwen2.5-coder-1.5b", "embedded//path/to.gguf", "ollama/a/b:c"])
+@pytest.mark.parametrize("model", ["ollama/llama3.2", "embedded//path/to.gguf"])
 def test_the_model_of_the_environment_is_used(tmp_path, model):
     with as_process(tmp_path / "data", PIANOLA_MODEL=model, PIANOLA_MODELS=str(tmp_path)) as (live, _):
         deadline = time.monotonic() + 10
@@ -129,7 +124,8 @@ def test_the_model_of_the_environment_is_used(tmp_path, model):
 def bare(tmp_path_factory):
     "A whole process without any model, and all about its start: (Live, Popen, seconds of work until it answered)"
     folder = tmp_path_factory.mktemp("bare")
-    with as_process(folder / "data", PIANOLA_MODELS=str(folder / "none"), APP_NAME="Piano", COLUMNS="160") as (live, process):
+    with as_process(folder / "data", PIANOLA_MODELS=str(folder / "none"), APP_NAME="Piano", COLUMNS="160") as (live,
+    process):
         times = psutil.Process(process.pid).cpu_times()
         yield live, process, times.user + times.system
 
@@ -142,7 +138,8 @@ def test_it_opens_within_three_seconds_of_work(bare):
 
 def test_the_page_says_that_there_is_no_model(bare):
     live, _, _ = bare
-    assert health(live) == {"status": "ok", "model": "", "provider": "", "plugins": health(live)["plugins"], "errors": {}}
+    assert health(live) == {"status": "ok", "model": "", "provider": "", "plugins": health(live)["plugins"],
+        "errors": {}}
     assert "no model" in live.http.get("/").text.lower()
 
 
@@ -167,11 +164,6 @@ def test_a_second_start_on_the_same_folder_says_so_and_harms_nothing(bare, run):
     assert health(live)["status"] == "ok"
 
 
-def test_a_taken_port_is_told_with_one_that_may_be_free(bare, run):
-    port = bare[0].http.base_url.port
-    code, out = run(PORT=str(port))
-    assert code == 1 and f"Port {port} is taken" in out and f"PORT={port + 1}" in out
-
 
 def test_the_start_says_its_name_in_big_letters_and_its_address(bare):
     live, process, _ = bare  # the last test of `bare`: it stops it
@@ -182,24 +174,11 @@ def test_the_start_says_its_name_in_big_letters_and_its_address(bare):
     assert process.returncode == 0
 
 
-def test_it_starts_again_on_the_folder_it_left(tmp_path):
-    with as_process(tmp_path / "data", PIANOLA_MODELS=str(tmp_path)) as (live, process):
-        live.do("task.insert", name="Buy milk")
-        ended(process)
-    with as_process(tmp_path / "data", PIANOLA_MODELS=str(tmp_path)) as (live, _):
-        assert [r["name"] for r in live.rows()] == ["Buy milk"] and live.journal()[0]["action"] == "task.insert"
-
-
-def test_a_whole_start_by_its_own_name_listens_on_loopback_only(tmp_path):
-    with as_process(tmp_path / "data", "serve", PIANOLA_MODELS=str(tmp_path)) as (live, process):
-        heard = [c.laddr for c in psutil.Process(process.pid).net_connections("inet") if c.status == "LISTEN"]
-        assert [a.ip for a in heard] == ["127.0.0.1"]
-        assert live.http.get("/", headers={"Host": "evil.example"}).status_code == 403
-        with pytest.raises(httpx.ConnectError): httpx.get(f"http://127.0.0.1:{free_port()}/")
-
-
-def test_verbose_shows_apps_and_keyboard(tmp_path):
-    with as_process(tmp_path / "data", "-v", PIANOLA_MODELS=str(tmp_path), COLUMNS="160") as (live, process):
-        live.do("task.insert", name="Buy milk")
+def test_it_starts_again_on_the_folder_it_left_and_tells_everything_under_v(bare):
+    data = bare[0].data
+    with as_process(data, "-v", "serve", PIANOLA_MODELS=str(data / "none"), COLUMNS="160") as (live, process):
+        heard = [c.laddr.ip for c in psutil.Process(process.pid).net_connections("inet") if c.status == "LISTEN"]
+        names = [r["name"] for r in live.rows()]
         said = ended(process)
+    assert names == ["Buy milk", "Buy tea"] and heard == ["127.0.0.1"]
     assert "keyboard" in said and "task.insert" in said and "Traceback" not in said
