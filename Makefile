@@ -1,6 +1,6 @@
 # Pianola: two commands are all. `make run` starts it, `make test` tests it.
 .DEFAULT_GOAL := help
-.PHONY: help run test doctor exam bench screenshots clean chromium
+.PHONY: help run test doctor exam screenshots clean chromium
 PY := .venv/bin/python
 
 help: ## list these targets
@@ -42,7 +42,7 @@ UV = $$(command -v uv || echo .venv/bin/uv)
 .venv/dev.stamp: .venv/uv.stamp
 	@$(UV) sync -q --frozen --inexact && touch $@ .venv/run.stamp
 
-chromium: .venv/dev.stamp
+chromium: .venv/dev.stamp ## a headless browser for the tests, if there is none
 	@command -v chromium chromium-browser google-chrome >/dev/null || ls $$HOME/.cache/ms-playwright/chromium* >/dev/null 2>&1 \
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } \
 	  || $(PY) -m playwright install --with-deps chromium

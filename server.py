@@ -816,8 +816,10 @@ class OllamaProvider(Provider):
 
     async def _card(self, m) -> ModelInfo:
         "What a model can do, asked once. A model of a few hundred bytes is a stub: it runs in Ollama's cloud"
+        from ollama import ResponseError        # late: half a second
         if m.digest and m.digest in self._cards: return self._cards[m.digest]
-        show = await self.client.show(m.model)
+        try: show = await self.client.show(m.model)
+        except ResponseError: return ModelInfo(m.model, self.name, int(m.size or 0), local=False)  # a broken one
         facts, size = show.modelinfo or {}, int(m.size or 0)
         context = next((v for k, v in facts.items() if k.endswith(".context_length") and isinstance(v, int)), 0)
         info = ModelInfo(m.model, self.name, size, _billions(m.details and m.details.parameter_size), context,
@@ -862,8 +864,8 @@ class OllamaProvider(Provider):
         except (httpx.ConnectError, httpx.ConnectTimeout, ConnectionError):
             raise ModelError(f"Ollama does not answer at {self.host}.",
                              "Start it with `ollama serve`, or choose the embedded model.") from None
-        except TimeoutError:
-            raise silent(model, self.between) from None
+        except TimeoutError as e:
+            raise silent(model, e) from None
         except httpx.HTTPError:
             raise ModelError(f"Ollama's connection broke in the middle of {model}'s reply.", "Ask again.") from None
         except (ValueError, AttributeError):        # a line that is no JSON, or no object
@@ -979,11 +981,13 @@ async def paced(parts: AsyncIterator, first: float, between: float) -> AsyncIter
                     part = await anext(parts)
             except StopAsyncIteration:
                 return
+            except TimeoutError:
+                raise TimeoutError(wait) from None
             yield part
             wait = between
 
-def silent(model: str, seconds: float) -> ModelError:
-    return ModelError(f"{model} said nothing for {seconds:.0f} seconds.",
+def silent(model: str, error: TimeoutError) -> ModelError:
+    return ModelError(f"{model} said nothing for {(*error.args, 10)[0]:.0f} seconds.",
                       "Ask again, or choose a smaller model: this one may be too big for this machine.")
 
 def too_long(model: str) -> ModelError:

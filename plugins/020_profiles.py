@@ -14,3 +14,5 @@ class Profiles(Crud):
     "Whom the work is for. The one in use owns what other apps keep."
     table, selectable = Profile, True
     samples = (("Studio", "studio"), ("Night School", "night school"), ("Harbour Cafe", "the cafe"))
+
+EXAMPLE = [("profile.insert", {"name": "Garden"}), ("profile.select", {"id": "Garden"})]

@@ -23,3 +23,5 @@ class Tasks(Crud):
                ("Hang up the curtains", "the curtains", "hung up the curtains"),
                ("Sign the lease", "the lease", "signed the lease"),
                ("Bake a cake for Sam", "sam's cake", "baked sam's cake"))
+
+EXAMPLE = [("task.insert", {"name": "Try Pianola"}), ("task.toggle", {"id": "Try Pianola"})]

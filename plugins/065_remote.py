@@ -94,8 +94,8 @@ class OpenAIProvider(Provider):
             raise ModelError(f"The server at {self.host} has no model {model}.", "Choose another model.") from None
         except openai.APIStatusError as e:
             raise self._status_error(e, model) from None
-        except (TimeoutError, openai.APITimeoutError):
-            raise silent(model, self.between) from None
+        except TimeoutError as e:
+            raise silent(model, e) from None
         except openai.APIConnectionError:
             raise ModelError(f"No answer, or half of one, from {self.host}.",
                              "Check OPENAI_BASE_URL and that the server runs.") from None
@@ -109,7 +109,9 @@ class OpenAIProvider(Provider):
         return ModelError(f"The server at {self.host} says ({e.status_code}): {said}", "Ask again, or choose another.")
 
     def _clean(self, e) -> str:
-        return one_line(getattr(e, "message", "") or e).replace(self._key.get_secret_value(), "***")
+        body = getattr(e, "body", None)
+        said = body.get("message") if isinstance(body, dict) else body
+        return one_line(said or getattr(e, "message", "") or e).replace(self._key.get_secret_value(), "***")
 
     @property
     def host(self) -> str:

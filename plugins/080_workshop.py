@@ -10,6 +10,8 @@ from server import (
     Settings, action, here,
     plugin_files, port_free, show_table)
 
+OURS = ("setting", "store", "message", "journal", "approval", "upload", "profile")  # tables of the framework
+
 TEMPLATE = '''"""{title}."""
 from dataclasses import dataclass
 
@@ -107,7 +109,8 @@ def new_app(settings: Settings, name: str) -> Path:
         raise ConflictError(f"There is an app {name!r} already: {taken.name}.", "Choose another name.")
     number = max((int(f.stem.partition("_")[0]) for f in files), default=0) + 10
     title = "".join(w.capitalize() for w in name.split("_"))
-    row = title.removesuffix("s") if title.endswith("s") else title + "Row"
+    row = title.removesuffix("s")
+    if row == title or hasattr(sys.modules["server"], row) or row.lower() in OURS: row = f"{title}Row"
     file = settings.plugins / f"{number:03}_{name}.py"
     file.write_text(TEMPLATE.format(title=title, row=row))
     return file

@@ -593,7 +593,7 @@ def _named(value, heard, dated, openings):
     at = heard.request.find(value)
     verb = re.search(r"([\w’']+)\s+(?:(?:the|a|an|my|some)\s+)?$", heard.request[:at]) if at > 0 else None
     if verb and stem(verb[1]) in TODO_STEMS - openings and verb[1].lower() not in _FUNCTION: value = heard.request[verb.start():at] + value
-    value = re.sub(r"^(?:(?:and|also|then|plus|ok|okay|oh|please)\s+)+(?=\w)", "", value, flags=re.I)
+    value = re.sub(r"^(?:(?:and|also|then|plus|ok|okay|oh|please|called|named)\s+)+(?=\w)", "", value, flags=re.I)
     value = re.sub(r"[\s,;:.!?]+$|^[\s,;:]+|[,\s]+please\W*$|\s+(due|by|on|as well|too)$", "", value).strip() or value
     return value[:1].upper() + value[1:]
 

@@ -110,7 +110,7 @@ def test_importing_server_prints_nothing_and_makes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("heavy", ["openai", "ollama", "xllamacpp", "openpyxl", "pandas"])
+@pytest.mark.parametrize("heavy", ["openai", "ollama", "xllamacpp", "openpyxl"])
 def test_importing_server_leaves_heavy_modules_for_later(heavy, loaded):
     assert heavy not in loaded
 
