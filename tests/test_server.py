@@ -1,4 +1,5 @@
 "SERVER: whole processes, started as a person starts them."
+import asyncio
 import os
 import re
 import signal
@@ -8,7 +9,7 @@ import time
 
 import psutil
 import pytest
-from conftest import NO_OLLAMA, ROOT, as_process, free_port
+from conftest import NO_OLLAMA, ROOT, as_process, free_port, in_thread
 
 import server
 
@@ -182,3 +183,24 @@ def test_it_starts_again_on_the_folder_it_left_and_tells_everything_under_v(bare
         said = ended(process)
     assert names == ["Buy milk", "Buy tea"] and heard == ["127.0.0.1"]
     assert "keyboard" in said and "task.insert" in said and "Traceback" not in said
+
+
+class Endless(server.Provider):
+    "Begins to speak and never ends"
+    name = "endless"
+
+    async def models(self): return []
+
+    async def stream(self, model, messages, **more):
+        yield server.Chunk("Once upon a time")
+        await asyncio.Event().wait()
+
+
+def test_a_running_reply_does_not_keep_it_from_stopping(tmp_path):
+    with in_thread(tmp_path / "data") as live:
+        live.pianola.models.providers["endless"], live.pianola.models.current = Endless(), "endless/story"
+        with live.http.stream("POST", "/chat", json={"msg": "Tell me a story"}) as reply: next(reply.iter_lines())
+    db = server.Database(tmp_path / "data")
+    db.open()  # the folder is free: the server has closed it
+    assert db.q("select state from message where role='assistant'") == [{"state": "stopped"}]
+    db.close()
