@@ -325,6 +325,7 @@ MIGRATIONS = (  # never edit one that has shipped: add the next
         id text primary key, name text not null, size integer not null, created text not null) without rowid;
     """,
 )
+OWN_TABLES = ("setting", "store", "message", "journal", "approval", "upload")  # no plugin may call its table so
 UNRECORDED = ("journal", "approval", "setting", "sqlite_sequence")  # tables no changeset covers, so no undo touches
 
 
@@ -1917,7 +1918,7 @@ class CoreApp(App):
     @action("store.set",
             says=(("remember that my favourite colour is green", {"key": "favourite colour", "value": "green"}),
                                ("my name is Ada", {"key": "name", "value": "Ada"})))
-    def set(self, key: Annotated[str, Field(min_length=1, max_length=200)], value: str | int | float | bool | list | dict):
+    def set(self, key: Annotated[str, Field(min_length=1, max_length=200)], value: str | int | float | bool | list | dict | None):
         "Remember a fact about the person"
         store[key] = value
         return {"key": key, "value": value}
@@ -2507,7 +2508,7 @@ class Chat:
                 await self._wake.wait()
                 continue
             self._task = asyncio.create_task(self._answer(turn))
-            with contextlib.suppress(asyncio.CancelledError): await asyncio.shield(asyncio.wait([self._task]))
+            await asyncio.wait([self._task])  # NOTE: our own cancelling must come through, or `stop` waits for ever
 
     async def _answer(self, turn: Turn) -> None:
         "One turn, to its end: done, stopped or failed, never an exception"
@@ -2594,7 +2595,12 @@ class Chat:
     async def _talk(self, turn: Turn, model: "Playing", reply: Reply) -> None:
         "Words only"
         context = await self._context(turn, model)
-        async with contextlib.aclosing(model.stream(context.messages, options=model.talk)) as chunks:
+        messages = context.messages
+        if turn.played:  # so small a model speaks of nothing else when it is told nothing else
+            came = "\n".join(f"- {play_label(p['name'], p['args'], p.get('result'))}: "
+                             + ("done" if p["ok"] else f"failed: {p['error']}") for p in turn.played)
+            messages = [messages[0], {"role": "user", "content": f"I said: {turn.text}\n\n{ANSWERED}{came}"}]
+        async with contextlib.aclosing(model.stream(messages, options=model.talk)) as chunks:
             async for chunk in chunks:
                 reply.write(chunk.text)
                 await self._took(reply, chunk)
@@ -2620,6 +2626,7 @@ class Chat:
             if turn.played:
                 await self._close()
                 reply = await self._open(turn)
+            if any("approval" in p for p in turn.played): return reply.write("I may not do that by myself: press Allow or Deny.")
         await self._talk(turn, model, reply)
 
     async def _json(self, turn: Turn, model: "Playing") -> None:
@@ -2923,6 +2930,8 @@ class Crud(App):
 
     def start(self) -> None:
         "Make the table, or add the columns it lacks"
+        if self.one in OWN_TABLES:
+            raise PianolaError(f"The table {self.one!r} is Pianola's own.", "Call the dataclass something else.")
         here().db.write_now(self._make_table)
 
     def _make_table(self) -> None:

@@ -53,3 +53,6 @@ class Introduction(App):
         "The model in use changes under our eyes"
         return REFRESH if event.action in ("model.select", "store.set", "journal.undo",
                                            "introduction.remember") else None
+
+
+EXAMPLE = [("introduction.remember", {"name": "Ada", "colour": "green"})]

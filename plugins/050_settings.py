@@ -39,3 +39,6 @@ class SettingsPage(App):
         except ValidationError as error: raise InvalidError(f"{key} cannot be that.",
                                                             fields={"value": error.errors()[0]["msg"]}) from None
         return {"key": key, "value": chosen[key]}
+
+
+EXAMPLE = [("settings.set", {"key": "theme", "value": "dark"})]

@@ -129,3 +129,6 @@ class Csv(App):
 def _safe(value):
     "A cell that a spreadsheet would take for a formula is written as text"
     return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" else value
+
+
+EXAMPLE = [("csv.export", {"table": "task"})]

@@ -6,11 +6,9 @@ import sys
 from pathlib import Path
 
 from server import (
-    ActionForm, App, Article, ConflictError, DataTable, InvalidError, Labelled, ModelError, Models, PageHead,
+    OWN_TABLES, ActionForm, App, Article, ConflictError, DataTable, InvalidError, Labelled, ModelError, Models, PageHead,
     Settings, action, here,
     plugin_files, port_free, show_table)
-
-OURS = ("setting", "store", "message", "journal", "approval", "upload", "profile")  # tables of the framework
 
 TEMPLATE = '''"""{title}."""
 from dataclasses import dataclass
@@ -110,7 +108,7 @@ def new_app(settings: Settings, name: str) -> Path:
     number = max((int(f.stem.partition("_")[0]) for f in files), default=0) + 10
     title = "".join(w.capitalize() for w in name.split("_"))
     row = title.removesuffix("s")
-    if row == title or hasattr(sys.modules["server"], row) or row.lower() in OURS: row = f"{title}Row"
+    if row == title or hasattr(sys.modules["server"], row) or row.lower() in (*OWN_TABLES, "profile"): row = f"{title}Row"
     file = settings.plugins / f"{number:03}_{name}.py"
     file.write_text(TEMPLATE.format(title=title, row=row))
     return file

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from server import ActionButton, App, Article, Crud, Div, P, PageHead, Strong, action, calling, here
 
-PASSES, LIKELY, NEAREST, ROWS_SHOWN = 5, 12, 2, 4
+PASSES, LIKELY, NEAREST, ROWS_SHOWN = 5, 12, 4, 4
 SURE, POSSIBLE = 0.5, 0.5  # nearness at which a phrase is known; share of the best one's at which another action is possible
 LONG_AGO = dt.date(2031, 1, 1)  # the examples' today, so that they stay the same
 UNKNOWN = "?"  # stands for a row, a place, an app the request does not name: asked about, never guessed
