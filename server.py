@@ -715,7 +715,7 @@ def _heard_text(heard: list[dict]) -> str:
     parts = prompts + ([HEARD + "\n".join(others)] if others else []) + ([ANSWERED + "\n".join(own)] if own else [])
     return "".join(part + "\n\n" for part in parts)
 
-def eventone_line(action: str, args: dict, by: str, ok: bool, **more) -> str:
+def event_line(action: str, args: dict, by: str, ok: bool, **more) -> str:
     "One action as the model hears it: the syntax it must speak, and who and how it went, so that no echo is played"
     return to_json({"action": action, "args": {k: _brief(v) for k, v in args.items()}, "by": by, "ok": ok, **more})
 
@@ -1754,7 +1754,7 @@ class Keyboard:
         if event.actor == "model" and event.ok or event.action == "journal.undo": more["result"] = _brief(event.result)
         elif isinstance(event.result,
                         dict) and event.result.get("name"): more["result"] = {"name": event.result["name"]}
-        line = eventone_line(event.action, event.args, event.actor, event.ok, **more)
+        line = event_line(event.action, event.args, event.actor, event.ok, **more)
         self.conversation.add("user", line, "event", actor=event.actor, app=event.app, journal=event.journal,
                               outside=key.outside)
 
@@ -2708,7 +2708,7 @@ class Chat:
         if isinstance(came, PianolaError): ok, more = False, {"error": shorten(came, 400)}
         elif came.approval: ok, more = False, {"waiting": "for the person's permission; not done yet"}
         else: ok, more = True, {"result": brief_result(came.result)}
-        line = eventone_line(name, args, "model", ok, **more)
+        line = event_line(name, args, "model", ok, **more)
         await self.db.write(lambda: self.conversation.add("user", line, "event", actor="model"))
 
     def article(self, row: dict):

@@ -208,9 +208,10 @@ async def start_llama(path: str, context: int, home: Path | None, key: str) -> t
              "socket": str(home / "llm.sock") if home else ""}
     code = f"{inspect.getsource(run_llama)}\nrun_llama()"
     # NOTE: not in this process: xllamacpp holds the interpreter while it loads, which would stop the page for seconds.
-    # Its threads sleep while they wait: spinning ones beside other work wait for each other, and 44 words become 3.
+    # Its threads spin only for a moment while they wait: beside other work spinning ones wait for each other, and 33
+    # words a second become 1; those that sleep at once make 23 alone.
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-c", code, env={"OMP_WAIT_POLICY": "passive"} | os.environ, start_new_session=True,
+        sys.executable, "-P", "-c", code, env={"GOMP_SPINCOUNT": "1000"} | os.environ, start_new_session=True,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL)
     process.stdin.write(json.dumps(given).encode() + b"\n")     # by the pipe: arguments are seen by everybody
     try: address = (await process.stdout.readline()).decode().strip()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from server import ActionButton, App, Article, Crud, Div, P, PageHead, Strong, action, calling, here
 
-PASSES, LIKELY, NEAREST, ROWS_SHOWN = 5, 12, 4, 4
+PASSES, LIKELY, NEAREST, ROWS_SHOWN = 5, 12, 3, 4
 SURE, POSSIBLE = 0.5, 0.5  # nearness at which a phrase is known; share of the best one's at which another action is possible
 LONG_AGO = dt.date(2031, 1, 1)  # the examples' today, so that they stay the same
 UNKNOWN = "?"  # stands for a row, a place, an app the request does not name: asked about, never guessed
@@ -34,7 +34,7 @@ SAYS = {
                "{row} should be called {new}", "change the name of {row} to {new}", "actually make it {new}", "rename it to {new}", "{row} is wrong, it should be {new}, change it"],
     "redate": ["move {row} to {date}", "{row} is due {date}", "set the due date of {row} to {date}", "change the date of {row} to {date}", "postpone {row} until {date}",
                "{row} has to be done {date}", "the deadline of {row} is {date}", "make {row} due {date}", "push {row} back to {date}"],
-    "renote": ["add a note to {row}: {note}", "note on {row}: {note}", "put the note {note} on {row}", "write {note} in the notes of {row}", "change the note of {row} to {note}", "{row} needs a note saying {note}"],
+    "renote": ["add a note to {row}: {note}", "note on {row}: {note}", "put the note {note} on {row}", "write {note} in the notes of {row}", "change the note of {row} to {note}", "{row} needs a note saying {note}", "{row}, put note: {note}", "note for {row}: {note}"],
     "sort": ["move {row} {to}", "put {row} {th}", "{row} should be {th}", "{row} goes {to}", "make {row} {th}", "push {row} {to}", "{row} {th} please", "bring {row} {to}", "move it {to}", "make {row} {th} in the list"],
     "list": ["search for {find}", "find {noun}s about {find}", "show me the {noun}s with {find}", "look for {find} in my {noun}s", "filter by {find}", "find everything about {find}", "search my {noun}s for {find}"],
     "select": ["switch to {row}", "use the {bare} {noun}", "change to {row}", "i want to work as {row}", "select {row}", "go over to {row}", "change the {noun} to {row}", "go back to the {bare} {noun}", "i'm doing {row} now, switch {noun}", "make {row} the current {noun}"],
@@ -91,7 +91,7 @@ STOP = set("a an the my our your his her its their of to for on in at by with fr
            "do does did not all new now list has have had was are will would can could should if but then too also just still any more longer there here now anymore about into over under after before when while because very much some every each them they he she him who what which "
            "really actually finally already today yet again back down only even one's thing's".split())
 IRREGULAR = dict(w.split(":") for w in "paid:pay sent:send bought:buy wrote:write written:write took:take taken:take made:make done:do did:do got:get found:find told:tell went:go gone:go "
-                 "ran:run met:meet spoke:speak spoken:speak rang:ring rung:ring sold:sell brought:bring booked:book cleaned:clean fed:feed swept:sweep".split())
+                 "ran:run met:meet spoke:speak spoken:speak rang:ring rung:ring mother:mum mom:mum mummy:mum father:dad sold:sell brought:bring booked:book cleaned:clean fed:feed swept:sweep".split())
 
 
 def stem(word: str) -> str:
@@ -157,7 +157,7 @@ def _day(m, today):
 _TH = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
 _PLACE = re.compile(rf"""\b(?P<ref>above|before|below|after|under|underneath|ahead\sof|behind)\s+(?P<what>.+)$
     | \b(?P<top>(?:to\s|at\s|on\s)?(?:the\s)?(?:very\s)?(?:top|front|start|beginning|head)\b(?:\sof\s(?:the|my)\s\w+)?) | \b(?P<bottom>(?:to\s|at\s)?(?:the\s)?(?:very\s)?(?:bottom|end)\b(?:\sof\s(?:the|my)\s\w+)?|\blast\b(?=\W*$|\Wplease|\Win\b))
-    | \b(?:(?:to|into|in|at)\s)?(?:the\s)?(?:position|place|number|slot|spot|no\.?|\#)\s?(?P<n>\d+|one|two|three|four|five|six|seven|eight|nine|ten)\b
+    | \b(?:(?:to|into|in|at)\s)?(?:the\s)?(?:position|pos|place|number|slot|spot|no\.?|\#)\s?(?P<n>\d+|one|two|three|four|five|six|seven|eight|nine|ten)\b
     | \b(?:to\s|in\s|the\s|into\s|at\s)*(?P<th>{"|".join(_TH)}|\d+(?:st|nd|rd|th))(?:\s(?:place|position|spot))?\b
     | (?<=\w)\s(?P<rel>(?:(?:one|a|two|three)\s(?:places?|spots?|steps?|rows?|notch)?\s?(?:further\s)?(?:up|down|higher|lower)|(?:further\s)?(?:up|down)(?:\s(?:one|two|three|a))?(?:\s(?:places?|spots?|steps?|rows?|notch))?(?=\W*$)))\b""", re.I | re.X)
 
@@ -195,10 +195,11 @@ def link(text: str, names: list[str], extra_stop=()) -> Linked:
     df = Counter(w for row in own for w in set(row))
     plain = STOP | TODO_STEMS | set(extra_stop)
     def weight(w): return (0.1 if w in STOP or w in extra_stop else 0.4 if w in TODO_STEMS else 1.0) * (0.3 + math.log((len(names) + 1) / df[w]))
+    def meant(a, b): return re.search(r"\bthe $", text[:a], re.I) and re.match(r" (one|thing)\b", text[b:], re.I)
     hits = []
     for i, row in enumerate(own):
         matched = {w: (a, b) for a, b, s in said for w in row if s == w or _typo(s, w)}
-        solid = any(w not in plain for w in matched) or row and set(row) - STOP <= set(matched)
+        solid = any(w not in plain or meant(*at) for w, at in matched.items()) or row and set(row) - STOP <= set(matched)
         score = sum(map(weight, matched)) if solid else 0
         if names[i] and names[i].lower() in text.lower() and len(names[i]) > 2: score += 3
         if score: hits.append((score, sum(map(weight, matched)) / (sum(map(weight, set(row))) or 1), i, matched))
@@ -461,6 +462,19 @@ def play_schema(actions, heard: Heard, openings=frozenset()) -> dict:
     return {"$defs": defs, "anyOf": options}
 
 
+def only_answer(schema: dict) -> str:
+    "The one text a schema allows, if there is but one: then no model need be asked."
+    def only(part):
+        if "$ref" in part: part = schema["$defs"][part["$ref"].rsplit("/", 1)[-1]]
+        if "const" in part: return part["const"]
+        if len(part.get("enum", ())) == 1: return part["enum"][0]
+        if "anyOf" in part: return only(*part["anyOf"])  # a TypeError where there is a choice
+        if set(part.get("required", ())) != set(part["properties"]): raise KeyError
+        return {name: only(p) for name, p in part["properties"].items()}
+    try: return json.dumps(only(schema), ensure_ascii=False)
+    except (KeyError, TypeError): return ""
+
+
 def _object(properties, required=None):
     return {"type": "object", "properties": properties, "required": list(properties) if required is None else required, "additionalProperties": False}
 
@@ -472,12 +486,17 @@ def _field(name, schema, action, heard, text):
     if name == "set":
         text = edited(heard, table) or text
         fields = {p: _field(p, s, action, heard, text) for p, s in schema["properties"].items() if s.get("type") != "boolean" and not (heard.place and p == "name")}
+        said = {w for _, _, w in words_of(heard.request)}
+        if named := [p for p in fields if p != "name" and stem(p) in said and fields[p]]: fields = {p: fields[p] for p in named}
         return {"anyOf": [_object({p: s}) for p, s in fields.items() if s]} if any(fields.values()) else None
     if name == "position": return {"enum": [heard.place[2] if heard.place else UNKNOWN]}
     if schema.get("format") == "date": return {"enum": [d[2] for d in heard.dates]} if heard.dates else None
     if name == "app" and "app" in heard.rows: return {"enum": heard.rows["app"]}
     if "enum" in schema: return {"enum": schema["enum"]}
     if name == "key": return {"type": "string", "pattern": "^[a-z][a-z_]{1,24}$"}
+    if len(quoted := list(_QUOTED.finditer(heard.request))) == 1 and not required and name != "name":
+        rest = heard.request[:quoted[0].start()] + heard.request[quoted[0].end():]
+        if stem(name) in {w for _, _, w in words_of(rest)}: text = {"type": "string", "pattern": spans_of(rest)}
     main = required or name in ("name", "search") or stem(name) in {w for _, _, w in words_of(heard.request)}
     return text if schema.get("type") == "string" and main else None
 
@@ -533,13 +552,15 @@ def play_messages(front_turns, nearest_examples, heard: Heard, before: list = ()
 
 _NEVER = re.compile(r"\b(don['’]?t|do not|never|not|no|leave|keep|without|shouldn['’]?t|mustn['’]?t|won['’]?t|if|whether|would|should|told|said|says|asked|maybe|perhaps|might|wonder)\b", re.I)
 _DOUBT = re.compile(r"\b(don['’]?t (?!forget|let)|do not (?!forget|let)|never|if|whether|told|said|says|asked|wants|maybe|perhaps|might|wonder|wish|hope|almost|nearly)\b", re.I)
-_QUESTION = re.compile(r"^\W*(?:(?:and|but|so|ok|okay|hey|hi|um|also|well)\W+)*(how|what|why|who|whose|when|where|which|is|are|was|were|am|does|did|has|have i|should|may|might|if|do (?:i|you|we|they)|can i|could i)\b", re.I)
+_REPORTED = re.compile(r"\b(?:he|she|they|my \w+|[A-Z]\w+) (?:says|said|told|asked|wants|thinks)\b")
+_QUESTION = re.compile(r"^\W*(?:(?:and|but|so|ok|okay|hey|hi|um|also|well)\W+)*(how|what|why|who|whose|when|where|which|is|are|was|were|am|does|did|has|have i|should|may|might|if|do (?:i|you|we|they)|can i|could i)\b|^\W*(?:whats|hows|whos|wheres|whens)\b|^\W*(?:i )?(?:wish|wonder|hope)\b", re.I)
 
 
 def is_question(request: str) -> bool:
     "Is it asked rather than told to do? (`Can you …` asks for a deed, `How do I …` does not.)"
     last = re.split(r"(?<=[.?!;])\s+(?=\w)", request.strip())[-1]
-    return bool(_QUESTION.match(last)) or last.endswith("?") and bool(re.search(r",\s*(how|what|who|when|where|which|why|is|are|does|did)\b", last, re.I))
+    late = r",\s*(how|what|who|when|where|which|why|is|are|does|did)\b|\b(in general|generally|ever)\b"
+    return bool(_QUESTION.match(last)) or last.endswith("?") and bool(re.search(late, last, re.I))
 
 
 def destroying(pool: list[Example], actions) -> set:
@@ -560,6 +581,7 @@ def guard(play: dict, heard: Heard, action, destroy_words: set | None = None) ->
     if UNKNOWN in args.values(): return "ask", f"Which {table} do you mean?" if args.get("id") == UNKNOWN else "Where to?"
     if "id" in args and args["id"] in linked.names:
         if linked.unsure: return "ask", f"Which one: {' or '.join(linked.names)}?"
+    if _REPORTED.search(heard.request) and not action.name.endswith((".insert", ".set", ".toggle")): return "none", ""
     if action.danger == "destroy":
         stems = {w for _, _, w in words_of(heard.request)}
         if _NEVER.search(heard.request) and not re.search(r"\b(don['’]?t|no|not)\b.{0,12}\b(need|want|longer|any|care)", heard.request, re.I) or is_question(heard.request): return "none", ""
@@ -584,6 +606,11 @@ def tidy(play: dict, heard: Heard, openings=frozenset()) -> dict | None:
     return {"action": play["action"], "args": args}
 
 
+_BEFORE = re.compile(r"""^(?:(?:and|also|then|plus|n|ok|okay|oh|please|pls|called|named|gotta|must|(?:i|we)\s(?:really\s)?(?:must|gotta)
+    |(?:(?:i|we)\s)?(?:really\s)?(?:need|have|want|ought)\sto)\s+)+(?=\w)""", re.I | re.X)
+_AFTER = re.compile(r"\s*[,;.-]\s*(?:\w+\s)?\w+\s(?:it|that|them)\s(?:on|onto|in|down|to|there)\b.*$", re.I)
+
+
 def _named(value, heard, dated, openings):
     for a, b, _ in heard.dates if dated else ():
         said = heard.request[a:b]
@@ -593,8 +620,8 @@ def _named(value, heard, dated, openings):
     at = heard.request.find(value)
     verb = re.search(r"([\w’']+)\s+(?:(?:the|a|an|my|some)\s+)?$", heard.request[:at]) if at > 0 else None
     if verb and stem(verb[1]) in TODO_STEMS - openings and verb[1].lower() not in _FUNCTION: value = heard.request[verb.start():at] + value
-    value = re.sub(r"^(?:(?:and|also|then|plus|ok|okay|oh|please|called|named)\s+)+(?=\w)", "", value, flags=re.I)
-    value = re.sub(r"[\s,;:.!?]+$|^[\s,;:]+|[,\s]+please\W*$|\s+(due|by|on|as well|too)$", "", value).strip() or value
+    value = _BEFORE.sub("", _AFTER.sub("", value))
+    value = re.sub(r"[\s,;:.!?]+$|^[\s,;:]+|[,\s]+please\W*$|\s+(due|by|on|as well|too|2)$", "", value).strip() or value
     return value[:1].upper() + value[1:]
 
 
@@ -611,7 +638,7 @@ def _position(args, heard, table):
     return place
 
 
-_JOINS = re.compile(r"\s*(?:[,;]|\.(?=\s))?\s*\b(?:and then|and also|and|then|after that|plus)\b\s*|\s*[;.]\s+|,\s+", re.I)
+_JOINS = re.compile(r"\s*(?:[,;]|\.(?=\s))?\s*\b(?:and then|and also|and|then|after that|plus|n)\b\s*|\s*[;.]\s+|,\s+|\s+&\s+", re.I)
 
 
 def openings(pool: list[Example]) -> set:
@@ -624,9 +651,10 @@ def openings(pool: list[Example]) -> set:
     return out
 
 
-def splits(request: str, starts: set, rows: dict | None = None) -> list[str]:
-    "The requests that one line joins, in order: cut before words that begin a request, with something of its own to do it to."
-    nouns = {stem(t) for t in rows or ()}
+def splits(request: str, starts: set, rows: dict | None = None, leans=lambda first, rest: False) -> list[str]:
+    """The requests that one line joins, in order: cut before words that begin a request, with something of its own to do
+    it to, or, where it `leans`, with a pronoun for what the one before was about."""
+    nouns = {stem(t) for t in rows or ()} | {"list"}
     quoted = [m.span() for m in _QUOTED.finditer(request)]
     parts, at = [], 0
     for m in _JOINS.finditer(request):
@@ -634,7 +662,8 @@ def splits(request: str, starts: set, rows: dict | None = None) -> list[str]:
         rest = re.sub(r"^(?:(?:also|please|then|can you|could you|now|just)\s+)+", "", request[m.end():], flags=re.I)
         words = [w for _, _, w in words_of(rest)]
         own = [w for w in words[1:] if w not in STOP | nouns]
-        if own and len(words_of(request[at:m.start()])) > 1 and (words[0] in starts or " ".join(words[:2]) in starts):
+        begins = words and (words[0] in starts or " ".join(words[:2]) in starts)
+        if begins and len(words_of(request[at:m.start()])) > 1 and (own or leans(request[at:m.start()], rest)):
             parts.append(request[at:m.start()])
             at = m.end()
     parts = [p.strip() for p in [*parts, request[at:]] if p.strip()]
@@ -676,7 +705,7 @@ class Player:
         {table: names in order}), anew for each pass, so that each sees what the one before did.
         """
         questions = []
-        for part in splits(request, self.starts, look()[2]):
+        for part in splits(request, self.starts, look()[2], self.leans):
             page, offered, rows = look()
             heard = hear(part, rows, page, memory.row)
             play = await self.one(complete, heard, offered, memory.turns if refers(part) else ())
@@ -685,6 +714,18 @@ class Player:
             self.remember(memory, heard, play if isinstance(play, dict) else None)
         if questions: yield " ".join(dict.fromkeys(questions))
 
+    def leans(self, first: str, rest: str) -> bool:
+        "Does `rest` tell what else to do with what `first`, a request of its own, was about (`switch to it`)?"
+        if not _PRONOUN.search(rest): return False
+        (near, one), (close, two) = self.best(first), self.best(rest)
+        return min(near, close) >= SURE and one["action"] not in ("none", two["action"]) and "id" in two["args"]
+
+    def best(self, said: str) -> tuple[float, dict]:
+        "The example nearest to what is said, as (nearness, play)"
+        scores = self.near.scores(said)
+        at = max(range(len(scores)), key=scores.__getitem__)
+        return scores[at], self.near.pool[at].play
+
     async def one(self, complete, heard: Heard, offered, before=()):
         "One pass: a play, a question to put to the person (a string), or None."
         if is_question(heard.request): return None
@@ -692,7 +733,8 @@ class Player:
         if not options: return None
         schema = play_schema(options, heard, self.starts)
         if sole: del schema["anyOf"][0]
-        reply = await complete(play_messages(self.front, close[:1] if sole else close[:NEAREST][::-1], heard, before), schema)
+        reply = only_answer(schema) or await complete(
+            play_messages(self.front, close[:1] if sole else close[:NEAREST][::-1], heard, before), schema)
         try: play = json.loads(reply)
         except ValueError: return None
         self.raw = play

@@ -61,6 +61,7 @@ def run(model: str, cases: list[dict], show: bool) -> dict:
             for line in case.get("before", ()): ask(live, tab, line)
             names = {t: names[t] | {r["id"]: r["name"] for r in live.rows(t)} for t in names}
             plays, took = ask(live, tab, case["say"])
+            for table in names: names[table] |= {r["id"]: r["name"] for r in live.rows(table) if r["id"] not in names[table]}
             marks.append(right(case, plays, names))
             seconds.append(took)
             if show and not all(marks[-1][:2]): print(f"{case['id']:3} {case['say']!r}\n    wanted {case['plays']}\n    played {plays}", flush=True)
