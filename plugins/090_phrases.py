@@ -462,6 +462,11 @@ def play_schema(actions, heard: Heard, openings=frozenset()) -> dict:
     return {"$defs": defs, "anyOf": options}
 
 
+def says(name: str, text: str) -> bool:
+    "Does `text` speak of the field `name`?"
+    return bool(re.search(rf"\b{re.escape(name.replace('_', ' '))}s?\b", text, re.I))
+
+
 def only_answer(schema: dict) -> str:
     "The one text a schema allows, if there is but one: then no model need be asked."
     def only(part):
@@ -486,8 +491,7 @@ def _field(name, schema, action, heard, text):
     if name == "set":
         text = edited(heard, table) or text
         fields = {p: _field(p, s, action, heard, text) for p, s in schema["properties"].items() if s.get("type") != "boolean" and not (heard.place and p == "name")}
-        said = {w for _, _, w in words_of(heard.request)}
-        if named := [p for p in fields if p != "name" and stem(p) in said and fields[p]]: fields = {p: fields[p] for p in named}
+        if named := [p for p in fields if p != "name" and says(p, heard.request) and fields[p]]: fields = {p: fields[p] for p in named}
         return {"anyOf": [_object({p: s}) for p, s in fields.items() if s]} if any(fields.values()) else None
     if name == "position": return {"enum": [heard.place[2] if heard.place else UNKNOWN]}
     if schema.get("format") == "date": return {"enum": [d[2] for d in heard.dates]} if heard.dates else None
@@ -496,8 +500,8 @@ def _field(name, schema, action, heard, text):
     if name == "key": return {"type": "string", "pattern": "^[a-z][a-z_]{1,24}$"}
     if len(quoted := list(_QUOTED.finditer(heard.request))) == 1 and not required and name != "name":
         rest = heard.request[:quoted[0].start()] + heard.request[quoted[0].end():]
-        if stem(name) in {w for _, _, w in words_of(rest)}: text = {"type": "string", "pattern": spans_of(rest)}
-    main = required or name in ("name", "search") or stem(name) in {w for _, _, w in words_of(heard.request)}
+        if says(name, rest): text = {"type": "string", "pattern": spans_of(rest)}
+    main = required or name in ("name", "search") or says(name, heard.request)
     return text if schema.get("type") == "string" and main else None
 
 
@@ -716,7 +720,8 @@ class Player:
 
     def leans(self, first: str, rest: str) -> bool:
         "Does `rest` tell what else to do with what `first`, a request of its own, was about (`switch to it`)?"
-        if not _PRONOUN.search(rest): return False
+        words = words_of(first)
+        if not _PRONOUN.search(rest) or not words or words[0][2] not in self.starts | {"new"}: return False
         (near, one), (close, two) = self.best(first), self.best(rest)
         return min(near, close) >= SURE and one["action"] not in ("none", two["action"]) and "id" in two["args"]
 
