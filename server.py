@@ -18,58 +18,35 @@ Read it top to bottom, or search for the word `figlet` to walk from banner to ba
     02 SYSTEM PROMPT: who the assistant is, in layers
     03 DATABASE: one writer thread, many readers, numbered migrations
     04 CONVERSATION: what the model hears, append-only
-    05 MODELS: one protocol, Ollama at home, others by plugin
+    05 MODELS: one protocol, every provider a plugin
     06 COMPONENTS: from data to tags, no database and no request
     07 KEYBOARD: every change is an action
     08 PLAYER PIANO: from the model's words to the keys
     09 CHAT: tabs, turns and streams
-    10 CRUD: a dataclass is a table, a form and seven actions
-    11 PLUGINS: one app per file
-    12 ROUTES: the page is the server's
-    13 SERVER: put together, started, stopped
+    10 JOBS: long work in a process of its own
+    11 CRUD: a dataclass is a table, a form and seven actions
+    12 WORKFLOWS: a Python file that reads like the notebook it came from
+    13 PLUGINS: one app per file
+    14 ROUTES: the page is the server's
+    15 SERVER: put together, started, stopped
 
 A section uses only sections above it; what must go upward goes through a listener (`Keyboard.listeners`).
 """
-import argparse
-import asyncio
-import contextlib
-import dataclasses
+import argparse, asyncio, contextlib, dataclasses, fnmatch, functools, hashlib, hmac, importlib.util, inspect
+import io, ipaddress, itertools, json, logging, math, multiprocessing, os, re, secrets, shutil, signal, socket, sys
+import threading, time, traceback, types, typing, unicodedata, weakref
 import datetime as dt
-import fnmatch
-import functools
-import hashlib
-import hmac
-import importlib.util
-import inspect
-import ipaddress
-import itertools
-import json
-import logging
-import math
-import os
-import re
-import secrets
-import socket
-import sys
-import threading
-import time
-import traceback
-import types
-import typing
-import unicodedata
-import weakref
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from typing import NamedTuple
+from queue import SimpleQueue
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import apsw
 import fastlite
-import httpx
 import pyfiglet
 import pydantic
 import rich.console
@@ -77,8 +54,8 @@ import rich.table
 import uvicorn
 from dotenv import dotenv_values
 from fasthtml.common import (
-    A, Article, Aside, Body, Button, Details, Dialog, Div, FastHTML, Footer, Form, H1, H2, Head, Header, Html, Input,
-    Kbd, Label, Li, Link, Main, Meta, NotStr, Nav, Option, P, Progress, Script, Section, Select, Small, Span, Strong,
+    A, Article, Aside, Body, Button, Details, Dialog, Div, FastHTML, Fieldset, Footer, Form, H1, H2, Head, Header, Html, Iframe,
+    Input, Kbd, Label, Li, Link, Main, Meta, NotStr, Nav, Option, P, Progress, Script, Section, Select, Small, Span, Strong,
     Summary, Table, Tbody, Td, Textarea, Th, Thead, Time, Title, Tr, Ul, to_xml)
 from filelock import FileLock, Timeout
 from loguru import logger
@@ -324,9 +301,26 @@ MIGRATIONS = (  # never edit one that has shipped: add the next
     create table upload(
         id text primary key, name text not null, size integer not null, created text not null) without rowid;
     """,
+    """
+    create table run(
+        id integer primary key autoincrement, key text not null unique, name text not null, app text not null,
+        profile_id integer not null references profile(id) on delete cascade, created text not null, changed text not null,
+        archived integer not null default 0, finalized integer not null default 0, position real not null);
+    create index run_app on run(app, changed);
+    create table run_step(
+        id integer primary key autoincrement, run_id integer not null references run(id) on delete cascade,
+        step text not null, state text not null, inputs text not null default '{}', record text, error text, trace text,
+        seconds real not null default 0, at text not null, folded integer not null default 0, unique(run_id, step));
+    create table job(
+        id integer primary key, app text not null, run_id integer not null, step text not null, title text not null,
+        args text not null, state text not null, started text not null, ended text, done real not null default 0,
+        total real not null default 0, note text not null default '', log text not null default '',
+        checkpoint text not null default 'null', error text not null default '', trace text not null default '');
+    create index job_run on job(run_id);
+    """,
 )
-OWN_TABLES = ("setting", "store", "message", "journal", "approval", "upload")  # no plugin may call its table so
-UNRECORDED = ("journal", "approval", "setting", "sqlite_sequence")  # tables no changeset covers, so no undo touches
+OWN_TABLES = ("setting", "store", "message", "journal", "approval", "upload", "run", "run_step", "job")  # no plugin may call its table so
+UNRECORDED = ("journal", "approval", "setting", "job", "sqlite_sequence")  # tables no changeset covers, so no undo touches
 
 
 class Database:
@@ -431,6 +425,11 @@ class Database:
             self._own.db = _prepared(fastlite.database(self.path, wal=False, flags=apsw.SQLITE_OPEN_READONLY))
             self._readers.add(self._own.db.conn)
         return self._own.db
+
+    @property
+    def writing(self) -> bool:
+        "Whether this is the writer's thread"
+        return threading.current_thread() is self._thread
 
     @property
     def conn(self) -> apsw.Connection:
@@ -730,7 +729,7 @@ def _brief(value):
 # |  \/  |/ _ \|   \| __| |  / __|
 # | |\/| | (_) | |) | _|| |__\__ \
 # |_|  |_|\___/|___/|___|____|___/
-# 05 MODELS: one protocol, Ollama at home, others by plugin
+# 05 MODELS: one protocol, every provider a plugin
 
 @dataclass
 class Usage:
@@ -791,132 +790,6 @@ class Provider:
     async def close(self):
         pass
 
-
-class OllamaProvider(Provider):
-    "Models of an Ollama server, through its official client; see OLLAMA.md for how it speaks"
-    name = "ollama"
-
-    def __init__(self, host: str | None = None):
-        self.host = host or os.getenv("OLLAMA_HOST") or "127.0.0.1:11434"
-        self.local = is_local_address(self.host)
-        self._cards: dict[str, ModelInfo] = {}      # by digest: what /api/show said
-        self._made = None
-
-    @property
-    def client(self):
-        if self._made is None:
-            self._made = _ollama_client()(self.host, timeout=httpx.Timeout(None, connect=5), follow_redirects=False,
-                                          trust_env=not self.local)
-        return self._made
-
-    async def models(self) -> list[ModelInfo]:
-        with self._errors():
-            async with asyncio.timeout(10):
-                found = (await self.client.list()).models
-                return [await self._card(m) for m in found if m.model]
-
-    async def _card(self, m) -> ModelInfo:
-        "What a model can do, asked once. A model of a few hundred bytes is a stub: it runs in Ollama's cloud"
-        from ollama import ResponseError        # late: half a second
-        if m.digest and m.digest in self._cards: return self._cards[m.digest]
-        try: show = await self.client.show(m.model)
-        except ResponseError: return ModelInfo(m.model, self.name, int(m.size or 0), local=False)  # a broken one
-        facts, size = show.modelinfo or {}, int(m.size or 0)
-        context = next((v for k, v in facts.items() if k.endswith(".context_length") and isinstance(v, int)), 0)
-        info = ModelInfo(m.model, self.name, size, _billions(m.details and m.details.parameter_size), context,
-                         frozenset(show.capabilities or ()) | {"schema"},
-                         self.local and size > 1_000_000 and not re.search(r"[:-]cloud$", m.model))
-        if m.digest: self._cards[m.digest] = info
-        return info
-
-    async def stream(self, model, messages, *, tools=None, schema=None, options=Options()):
-        started, finished = time.monotonic(), False
-        think = False if schema else options.think
-        wanted = {"num_ctx": options.context, "temperature": options.temperature, "num_predict": options.max_tokens}
-        with self._errors(model):
-            parts = await self.client.chat(model, _ollama_messages(messages), tools=tools, format=schema, stream=True,
-                                           think=think, options={k: v for k, v in wanted.items() if v is not None})
-            async with contextlib.aclosing(paced(parts, self.first, self.between)) as parts:
-                async for part in parts:
-                    finished = part.done or finished
-                    yield _ollama_chunk(part, started)
-        if not finished:
-            raise ModelError(f"Ollama's connection ended in the middle of {model}'s reply.", "Ask again.")
-
-    async def pull(self, name: str) -> AsyncIterator:
-        "Ollama's own progress lines while it fetches a model"
-        with self._errors(name):
-            parts = await self.client.pull(name, stream=True)
-            async with contextlib.aclosing(paced(parts, self.first, self.between)) as parts:
-                async for part in parts:
-                    yield part
-
-    async def close(self):
-        if self._made: await self._made.close()
-
-    @contextlib.contextmanager
-    def _errors(self, model: str = "a model"):
-        "Whatever goes wrong at Ollama, as one sentence of cause and one of what to do"
-        from ollama import ResponseError        # late: half a second
-        try:
-            yield
-        except ResponseError as e:
-            raise _ollama_error(e, model) from None
-        except (httpx.ConnectError, httpx.ConnectTimeout, ConnectionError):
-            raise ModelError(f"Ollama does not answer at {self.host}.",
-                             "Start it with `ollama serve`, or choose the embedded model.") from None
-        except TimeoutError as e:
-            raise silent(model, e) from None
-        except httpx.HTTPError:
-            raise ModelError(f"Ollama's connection broke in the middle of {model}'s reply.", "Ask again.") from None
-        except (ValueError, AttributeError):        # a line that is no JSON, or no object
-            raise ModelError(f"Ollama sent something unreadable in the middle of {model}'s reply.",
-                             "Ask again; if it stays so, update Ollama.") from None
-
-def _ollama_client():
-    from ollama import AsyncClient      # late: half a second
-
-    class Client(AsyncClient):
-        "The official client, which has no `truncate`: without it Ollama cuts a long prompt silently"
-        async def _request(self, cls, *args, **kw):
-            if args[-1] == "/api/chat": kw["json"]["truncate"] = False
-            return await super()._request(cls, *args, **kw)
-    return Client
-
-def _ollama_messages(messages: list[dict]) -> list[dict]:
-    "Our messages in Ollama's words: arguments are an object, a result names its tool"
-    def one(m):
-        out = {"role": m["role"], "content": m.get("content") or ""}
-        if m.get("calls"):
-            out["tool_calls"] = [{"function": {"name": c["name"], "arguments": c["args"]}} for c in m["calls"]]
-        return out | ({"tool_name": m["name"]} if m["role"] == "tool" and m.get("name") else {})
-    return [one(m) for m in messages]
-
-def _ollama_chunk(part, started: float) -> Chunk:
-    message = part.message
-    calls = [{"id": "call_" + secrets.token_hex(4), "name": c.function.name, "args": dict(c.function.arguments)}
-             for c in message.tool_calls or ()]
-    chunk = Chunk(message.content or "", message.thinking or "", calls)
-    if part.done:
-        out, spent = part.eval_count or 0, (part.eval_duration or 0) / 1e9
-        chunk.usage = Usage(part.done_reason or "stop", part.prompt_eval_count or 0, 0, out,
-                            time.monotonic() - started, rate=out / spent if spent else 0.0)
-    return chunk
-
-def _ollama_error(e, model: str) -> ModelError:
-    said = one_line(e.error)
-    if e.status_code == 404:
-        return ModelError(f"Ollama has no model {model}.", "Pull it, or choose another in the model menu.")
-    if e.status_code == 403:
-        return ModelError("Ollama refused this program's address.",
-                          "Set OLLAMA_HOST to the address Ollama itself listens on, usually 127.0.0.1:11434.")
-    if e.status_code == -1:     # a bare error line in a stream that began well; its text may be about something else
-        return ModelError(f"Ollama broke off in the middle of {model}'s reply: {said}",
-                          "Ask again: it reloads the model by itself.")
-    if "does not support" in said:
-        return ModelError(f"Ollama says: {said}", "Choose another way to play, or another model, in the model menu.")
-    if re.search(r"context|too long|exceed", said): return too_long(model)
-    return ModelError(f"Ollama says ({e.status_code}): {said}", "Ask again, or choose another model.")
 
 def openai_body(model: str, messages: list[dict], tools, schema, options: Options) -> dict:
     "A request in OpenAI's words: arguments are a JSON string, a result names its call"
@@ -1007,11 +880,6 @@ def is_local_address(address: str) -> bool:
         return host == "localhost"
     return ip.is_loopback or ip.is_unspecified
 
-def _billions(text: str | None) -> float:
-    "`134.52M` → 0.13452"
-    found = re.match(r"([\d.]+)\s*([KMBT])", text or "")
-    return float(found[1]) * {"K": 1e-6, "M": 1e-3, "B": 1, "T": 1e3}[found[2]] if found else 0.0
-
 def choose_way(info: ModelInfo) -> str:
     """How a model plays unless told otherwise: "guided", "tools" or "json"."""
     params = info.params or info.size / 0.65e9
@@ -1047,7 +915,7 @@ class Models:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.providers: dict[str, Provider] = {"ollama": OllamaProvider(settings.ollama_host)}  # plugins add theirs
+        self.providers: dict[str, Provider] = {}  # plugins put theirs here; the first one's first model is the default
         self.found: list[ModelInfo] = []
         self.current, self.note, self.fetching = "", "", {}
         self.on_change: Callable[[], None] = lambda: None
@@ -1165,9 +1033,12 @@ class Models:
 #  \___\___/|_|  |_|_|  \___/|_|\_|___|_|\_| |_| |___/
 # 06 COMPONENTS: from data to tags, no database and no request
 
+Upload = Annotated[str, "upload"]   # a file: the id of an upload
 LongText = Annotated[str, "long"]   # a text of several lines, in a dataclass or a signature
 CSP = ("default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
        "frame-ancestors 'none'")
+FRAME_CSP = ("sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob:; style-src 'unsafe-inline'; "
+             "img-src data: blob:; font-src data:; worker-src blob:; frame-ancestors 'self'")
 HTMX_CONFIG = {"metaCharacter": "-", "includeIndicatorCSS": False, "history": False, "noSwap": [204, 304, "4xx", "5xx"],
                "defaultSwap": "none",
                "ws": {"pauseOnBackground": False, "reconnectDelay": 300, "reconnectMaxDelay": 5000},
@@ -1177,7 +1048,7 @@ SAFE_LINK = re.compile(r"(https?://|mailto:|/app/|/file/|#)", re.I)
 
 def html(*parts) -> str:
     "Tags as text for the socket"
-    return "".join(to_xml(p, indent=False) for p in parts)
+    return "".join(str(p) if isinstance(p, NotStr) else to_xml(p, indent=False) for p in parts)
 
 def swap(part, how: str = "outerMorph"):
     "`part` marked to replace the element with its id, wherever it is"
@@ -1238,7 +1109,7 @@ def input_kind(annotation) -> tuple[str, tuple]:
     "What kind of input an annotation asks for, and a select's options"
     if typing.get_origin(annotation) is Annotated:
         kind, options = input_kind(annotation.__origin__)
-        return ("long" if "long" in annotation.__metadata__ else kind), options
+        return next((m for m in ("long", "upload") if m in annotation.__metadata__), kind), options
     if typing.get_origin(annotation) is Literal: return "select", typing.get_args(annotation)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return input_kind(next(a for a in typing.get_args(annotation) if a is not type(None)))
@@ -1249,6 +1120,7 @@ def input_kind(annotation) -> tuple[str, tuple]:
 def FieldInput(name: str, annotation, value=None, **attrs):
     "The input for one field by its type; a required one says so"
     kind, options = input_kind(annotation)
+    kind = "file" if kind == "upload" else kind
     if kind == "select":
         return Select(*(Option(o, value=o, selected=o == value) for o in options), name=name, **attrs)
     if kind in ("long", "lines"):
@@ -1278,6 +1150,87 @@ def ActionForm(action: str, *parts, button: str = "Save", id: str = "", now: boo
                 cls="new-row",
                 hx_post=f"/do/{action}", hx_swap="none", hx_trigger="change" if now else None, data_reset=reset or None,
                 novalidate=True)
+
+def StepForm(action: str, one, inputs: dict, locked: bool, button: str):
+    "A step's form, filled with what was given before; locked while it runs, waits or is finalized"
+    form = f"form-{action.replace('.', '-')}"
+    fields = [Labelled(form, n, kind, inputs.get(n, None if default is ... else default), required=default is ... or None)
+              for n, (kind, default) in one.inputs.items() if n not in one.lists]
+    kept = [Small(f"Kept: {Path(inputs[n]).name}", cls="muted") for n in one.files if inputs.get(n)]
+    body = Fieldset(*fields, *kept, Button(button, type="submit", aria_busy=str(locked == "busy").lower()), disabled=bool(locked))
+    return Form(body, id=form, cls="step-form", hx_post=f"/do/{action}", hx_swap="none", hx_encoding="multipart/form-data", novalidate=True)
+
+def StepCard(app: str, number: int, one, parts: list, state: str, known: dict):
+    "One step: number, title, state; what it holds unless folded"
+    card, folded = f"{app}.{one.name}", bool(known.get("folded"))
+    took = Small(f"{known['seconds']:.1f} s", cls="muted") if known.get("seconds", 0) >= 0.1 else ""
+    fold = ActionButton("▸" if folded else "▾", "card.expand" if folded else "card.minimize", cls="quiet fold", card=card,
+                        title=f"{'Unfold' if folded else 'Fold'} {one.title}")
+    fold.attrs["aria-expanded"] = str(not folded).lower()
+    doc = (inspect.getdoc(one.fn) or "").partition("\n\n")[0]
+    foot = Footer(ActionButton("Explain", "card.explain", cls="quiet", pane="right", card=card),
+                  ActionButton("Restart from here", "run.restart", cls="quiet", step=card) if known else "", took)
+    head = Header(Span(str(number), cls="number"), H2(one.title), Small(state, cls="state"), fold)
+    return Article(head, *([] if folded else [P(doc, cls="muted") if doc else "", *parts, foot]), cls="card step",
+                   id=f"step-{app}-{one.name}", data_state=state, tabindex="-1")
+
+def StepError(card: str, known: dict):
+    "Why a step failed, with its traceback folded, and a way out"
+    ask = ActionButton("Ask the assistant", "card.ask", pane="right", card=card)
+    return Div(ErrorCard("This step failed", known["error"], known["trace"] or ""), ask, cls="step-error")
+
+def StepResult(run: str, app: str, step: str, record: dict, sort: str):
+    "What a step returned: as HTML of ours, in a frame of its own, as a sortable table; and its files"
+    parts = [NotStr(record.get("html", ""))]
+    if "table" in record: parts.append(SortTable(f"/app/{app}?run={run}", f"step-{app}-{step}", step, record["table"], sort))
+    if "frame" in record:
+        parts.append(Iframe(src=f"/frame/{run}/{record['frame']}", sandbox="allow-scripts", title=f"Result of {step}", loading="lazy"))
+    files = [A(f"⤓ {name}", href=f"/file/{run}/{quote(name)}", download=name) for name in record.get("files", ())]
+    return Div(*parts, Div(*files, cls="files") if files else "", cls="result", id=f"result-{app}-{step}")
+
+def SortTable(url: str, target: str, step: str, table: dict, sort: str):
+    "The first rows of a table; a press on a heading sorts them; `sort` is `step.column`, with a minus for downwards"
+    down, names = sort.startswith("-"), [c["name"] for c in table["columns"]]
+    rows, by = table["rows"], sort.lstrip("-").partition(".")
+    if by[0] == step and by[2] in names:
+        at = names.index(by[2])
+        rows = sorted(rows, key=lambda r: (isinstance(r[at], str), r[at] if r[at] is not None else ""), reverse=down)
+    def head(c):
+        ours = sort.lstrip("-") == f"{step}.{c['name']}"
+        to = f"{'-' if ours and not down else ''}{step}.{c['name']}"
+        press = Button(c["name"], Small(f" {c['type']}"), type="button", cls="quiet", hx_get=f"{url}&sort={quote(to)}",
+                       hx_target=f"#{target}", hx_select=f"#{target}", hx_swap="outerHTML")
+        return Th(press, scope="col", aria_sort=("descending" if down else "ascending") if ours else None)
+    body = Tbody(*(Tr(*(Td("" if v is None else str(v)) for v in row)) for row in rows))
+    size = f"{table['total']:,} rows, {len(names)} columns" + (f"; the first {len(rows)} are shown" if table["total"] > len(rows) else "")
+    return Div(Div(Table(Thead(Tr(*map(head, table["columns"]))), body, cls="data"), cls="scroll", tabindex="0", role="region",
+                   aria_label=f"Table of {step}"), P(size, cls="muted"))
+
+def JobBar(job):
+    "How far a job is: bar, rate and time left once they are known, its last lines, what it has shown so far, Cancel"
+    known = job.as_json()
+    bar = Progress(value=str(job.done), max=str(job.total), aria_label=job.title) if job.total else Progress(aria_label=job.title)
+    words = [f"{100 * job.done / job.total:.0f} %" if job.total else f"{job.done:g}" if job.done else job.state]
+    if known["rate"]: words.append(f"{known['rate']:,.1f} a second")
+    if known["left"] is not None: words.append(f"{known['left']:.0f} s left")
+    lines = Details(Summary("Log"), NotStr(f"<pre tabindex=0>{Safe(chr(10).join(list(job.log)[-20:]))}</pre>")) if job.log else ""
+    return Div(Div(bar, Span(" · ".join(words)), Span(job.note, cls="muted"), ActionButton("Cancel", "job.cancel", cls="quiet", id=job.id), cls="bar"),
+               lines, Div(*map(NotStr, job.shown), cls="shown"), id=f"job-{job.id}", cls="job", data_state=job.state)
+
+def LeftJob(row: dict):
+    "A job that did not come to its end: go on from its checkpoint, or not"
+    how = "was cancelled" if row["state"] == "cancelled" else "was interrupted when the server stopped"
+    far = f" at {100 * row['done'] / row['total']:.0f} %" if row["total"] else ""
+    return Div(P(f"This job {how}{far}."), ActionButton("Resume", "job.resume", id=row["id"]), id=f"job-{row['id']}",
+               cls="job left", data_state=row["state"])
+
+def RunBar(app: str, run: dict | None):
+    "Which run is open: its name and key; another, all of them, finalize or unlock"
+    more = AppLink("All runs", "runs", cls="quiet")
+    if not run: return Div(Span("No run yet: the first step you run begins one.", cls="muted"), more, cls="run-bar", id="run-bar")
+    seal = ActionButton("Unlock", "run.unlock", cls="quiet", id=run["key"]) if run["finalized"] else ActionButton("Finalize", "run.finalize", cls="quiet", id=run["key"])
+    return Div(Strong(run["name"]), Span(run["key"], Button("Copy", type="button", cls="copy", data_copy="run-key", aria_label="Copy the key"), id="run-key", cls="key"),
+               Small("finalized") if run["finalized"] else "", ActionButton("New run", "run.new", cls="quiet", app=app), seal, more, cls="run-bar", id="run-bar")
 
 def FilterForm(app: str, *parts):
     "A form that shows the page of `app` again, filtered by its fields"
@@ -1395,7 +1348,7 @@ def Page(app_name: str, tab: str, look: str, parts: dict):
                 Panes(), Main(parts["left"], split, ChatPane(parts["messages"]), id="columns"), parts["status"],
                 parts["palette"],
                 Div(id="toasts", role="status", aria_live="polite"),
-                data_tab=tab, hx_ws_connect=f"/ws?tab={tab}", hx_headers_inherited=to_json({"X-Tab": tab}))
+                Div(id="stream", hidden=True), data_tab=tab, hx_ws_connect=f"/ws?tab={tab}", hx_headers_inherited=to_json({"X-Tab": tab}))
     theme = {"light": {"data-theme": "light"}, "dark": {"data-theme": "dark"},
              "matrix": {"data-theme": "dark", "data-look": "matrix"}}.get(look, {})
     return html(Html(head, body, lang="en", **theme))
@@ -1495,6 +1448,7 @@ class Action:
     outside: bool = False         # its result holds text from outside (a file, a page)
     resolve: Callable | None = None  # args -> args, inside the transaction: names become ids
     about: Callable | None = None    # args -> the name of what it is about, for a permission card
+    finish: Callable | None = None   # a long action's Event -> what it leaves in the tables, in the last transaction
 
     @property
     def long(self) -> bool:
@@ -1516,6 +1470,7 @@ class Call:
     actor: str = ""
     outside: bool = False
     journal: int | None = None      # set once a long action has begun
+    resume: int | None = None       # the interrupted job a step goes on from
 
 
 @dataclass
@@ -1584,7 +1539,10 @@ class App:
     a list of out-of-band tags, `REFRESH` for the whole page, or None when nothing of it changed.
     """
 
-    name, title, prompt = "", "", ""
+    name, title, prompt, file = "", "", "", Path()
+    tables: typing.Sequence["Crud"] = ()
+    helps_workers = False               # True: its file is imported by every worker process, to add kinds of results
+    menu = True                         # False: found by the palette and by links, not in the menu
     for_tables = False                  # linked from the page of every table
     commands: dict[str, Callable] = {}  # verbs for the command line: name -> function(settings, args)
 
@@ -1611,6 +1569,17 @@ class App:
         "Pattern and method of each `@on`"
         return [(fn.hears, fn) for _, fn in inspect.getmembers(self, lambda o: callable(o) and hasattr(o, "hears"))]
 
+    def set_up(self) -> None:
+        "Prepare what `actions` needs; raises PianolaError for what is wrong with the plugin"
+
+    def for_model(self, view: "View") -> str:
+        "What the model is told of the page beside title, lead and `prompt`"
+        return ""
+
+    def address(self, view: "View") -> str:
+        "The address of what a tab shows"
+        return f"/app/{self.name}"
+
     def start(self) -> None:
         "Called when the app is loaded"
 
@@ -1625,6 +1594,8 @@ class View:
     search: str = ""
     offset: int = 0
     filters: dict = field(default_factory=dict)
+    run: str = ""       # the key of the run it looks at
+    tab: str = ""
 
 REFRESH = "refresh"
 
@@ -1664,6 +1635,7 @@ class Keyboard:
         call = call or Call()
         call.actor = actor
         task = asyncio.ensure_future(self._perform(actor, self.find(name), {} if args is None else args, call))
+        task.add_done_callback(lambda t: t.cancelled() or t.exception())  # whoever asked may be gone
         return await asyncio.shield(task)
 
     async def _perform(self, actor: Actor, key: Action, args: dict, call: Call) -> Outcome:
@@ -1722,9 +1694,14 @@ class Keyboard:
         return journal
 
     def _end(self, key: Action, event: Event) -> None:
-        state = "done" if event.ok else "stopped" if event.error == "stopped" else "failed"
-        self.db.do("update journal set state=?, ended=?, result=?, error=? where id=?", state, now(),
-                   shorten(to_json(event.result), 20_000), event.error or None, event.journal)
+        state, changeset = "done" if event.ok else "stopped" if event.error == "stopped" else "failed", None
+        if key.finish:
+            with self.db.changes() as changes:
+                key.finish(event)
+                changeset = changes() if key.undo else None
+            event.undoable = changeset is not None
+        self.db.do("update journal set state=?, ended=?, result=?, error=?, changeset=? where id=?", state, now(),
+                   shorten(to_json(event.result), 20_000), event.error or None, changeset, event.journal)
         self._tell(key, event)
 
     async def _failed(self, actor: Actor, key: Action, form: dict, call: Call, error: Exception) -> PianolaError:
@@ -1751,7 +1728,8 @@ class Keyboard:
         if not key.heard: return
         more = {"journal": event.journal} if event.ok else {"error": shorten(event.error, 300),
                                                             "journal": event.journal}
-        if event.actor == "model" and event.ok or event.action == "journal.undo": more["result"] = _brief(event.result)
+        told = isinstance(event.result, dict) and "preview" in event.result
+        if (event.actor == "model" or told) and event.ok or event.action == "journal.undo": more["result"] = _brief(event.result)
         elif isinstance(event.result,
                         dict) and event.result.get("name"): more["result"] = {"name": event.result["name"]}
         line = event_line(event.action, event.args, event.actor, event.ok, **more)
@@ -2219,6 +2197,7 @@ class Piano:
     def describe(self, app: App, way: str) -> str:
         "An open app in the model's words: title, lead, its own prompt, and unless guided its actions, shortest first"
         text = f"The person has opened the app {app.title}: {inspect.getdoc(app) or ''} {app.prompt}".strip()
+        if more := app.for_model(View(app.name)): text += "\n" + more
         if way == "guided": return text
         keys = [k for k in self.offered(app.name) if k.app in (app.name, "app", "pianola")]
         return text + "\nActions:\n" + "\n".join(f"{k.name}({signature(k)}): {k.doc}"
@@ -2279,7 +2258,7 @@ class Tab:
     "One open page: what it shows, and its sockets (two for a moment when it reconnects)"
 
     def __init__(self, id: str, app: str = ""):
-        self.id, self.view, self.lines = id, View(app), set()
+        self.id, self.view, self.lines, self.streams = id, View(app, tab=id), set(), 0
 
     @property
     def live(self) -> bool:
@@ -2476,6 +2455,11 @@ class Chat:
         "Ask the model to say something (`text` is not shown); answered after the person's own lines"
         id = await self.db.write(self._append, text, "prompt", tab)
         return self._enqueue(Turn(id, text, tab, kind))
+
+    def remark(self, text: str, tab: str = "") -> None:
+        "Let the model say something, unless it is busy or another such wish waits"
+        if self.reply or any(self._turns) or not self.models.current: return
+        asyncio.create_task(self.ask(f"({text} Say one short sentence about it.)", tab))
 
     async def broadcast(self, text: str) -> int:
         "Say something as the assistant, as it is, without the model"
@@ -2846,41 +2830,422 @@ class ChatApp(App):
         return {"messages": here().conversation.clear()}
 
 
-class ModelApp(App):
-    "The actions of the model menu"
+# ----------------------------------------------------------------------------------------------------------------------
+#     _  ___  ___ ___                                                                                            figlet
+#  _ | |/ _ \| _ ) __|
+# | || | (_) | _ \__ \
+#  \__/ \___/|___/___/
+# 10 JOBS: long work in a process of its own
 
-    name = "model"
+STEP_SHOWS_AFTER = 1.0    # seconds after which a step shows as a job
+CANCEL_GRACE = 0.1        # seconds a cancelled step has to end by itself
+TOLD_EVERY = 0.02         # seconds between two reports of a step that reports all the time
+EVENTS_KEPT = 5_000       # progress events a dropped connection can catch up with
+SAID_A_SECOND = 50        # printed lines a second that are kept
 
-    @action("model.select", danger="person", undo=False)
-    def select(self, model: str):
-        "Use another model"
-        models = here().models
-        names = [f"{i.provider}/{i.name}" for i in models.found]
-        if model not in names and not model.startswith("embedded/"):
-            model = names[pick_by_name(model, list(enumerate(i.name for i in models.found)), "model")]
-        chosen["model"] = models.current = model
-        return {"model": model}
 
-    @action("model.cycle", danger="person", undo=False)
-    def cycle(self):
-        "Use the next model of the menu"
-        models = here().models
-        names = [f"{i.provider}/{i.name}" for i in models.found] or [""]
-        models.current = names[(names.index(models.current) + 1) % len(names) if models.current in names else 0]
-        chosen["model"] = models.current
-        return {"model": models.current}
+class Pipe:
+    "The worker's end of the pipe: tells, asks and waits for the answer, hears of orders and of Cancel"
 
-    @action("model.look", danger="person", undo=False, heard=False)
-    async def look(self):
-        "Ask all providers for their models, those on other machines too"
-        return {"models": [f"{i.provider}/{i.name}" for i in await here().models.refresh(everywhere=True)]}
+    def __init__(self, conn):
+        self.conn, self.orders, self.answers, self.cancelled = conn, SimpleQueue(), {}, threading.Event()
+        self._lock, self._number = threading.Lock(), itertools.count(1)
+        threading.Thread(target=self._listen, daemon=True).start()
 
-    @action("model.use", danger="spend", undo=False, heard=False,
-            about=lambda args: f"{args['model']}: what you say in this conversation leaves this machine")
-    def use(self, model: str):
-        "Talk to a model on another machine: what is said in this conversation leaves this machine"
-        chosen["consent"] = model
-        return {"model": model}
+    def tell(self, **message) -> None:
+        "Send a message to the server"
+        with self._lock: self.conn.send_bytes(to_json(message).encode())
+
+    def ask(self, what: str, **args):
+        "Ask the server for something only it has, and wait; raises PianolaError with its reason"
+        number, box = next(self._number), SimpleQueue()
+        self.answers[number] = box
+        self.tell(ask=number, what=what, args=args)
+        answer = box.get()
+        if "error" in answer: raise PianolaError(answer["error"])
+        return answer["value"]
+
+    def _listen(self) -> None:
+        while True:
+            try: message = json.loads(self.conn.recv_bytes())
+            except (EOFError, OSError): os._exit(0)  # the server is gone
+            if "cancel" in message: self.cancelled.set()
+            elif "answer" in message: self.answers.pop(message["answer"]).put(message)
+            else: self.orders.put(message)
+
+
+class Said(io.TextIOBase):
+    "What a step prints: lines of its log, at most so many a second"
+
+    def __init__(self, link: Pipe): self.link, self.text, self.second, self.count = link, "", 0, 0
+
+    def write(self, text: str) -> int:
+        "Keep `text` until its line is whole"
+        *lines, self.text = (self.text + text).split("\n")
+        for line in lines[:SAID_A_SECOND]:
+            second = int(time.monotonic())
+            self.second, self.count = second, self.count + 1 if second == self.second else 1
+            if self.count <= SAID_A_SECOND: self.link.tell(log=shorten(line, 500))
+        self.text = self.text[-500:]
+        return len(text)
+
+
+class Reporter:
+    "What a step knows as `progress`: call it with how much is done of how much; see its methods for the rest"
+
+    def __init__(self, link: Pipe, checkpoint=None): self._link, self._checkpoint, self._last = link, checkpoint, 0.0
+
+    def __call__(self, done: float, total: float = 0, note: str = "") -> None:
+        "Tell how far it is; as often as you like"
+        moment = time.monotonic()
+        if moment - self._last < TOLD_EVERY and done != total: return
+        self._last = moment
+        self._link.tell(progress=[float(done), float(total), shorten(note)])
+
+    def checkpoint(self, value=None):
+        "Keep where to go on from (what JSON can say), or, without a value, what was kept before an interruption"
+        if value is None: return self._checkpoint
+        self._checkpoint = value
+        self._link.tell(checkpoint=value)
+
+    def log(self, line: str) -> None:
+        "Add a line under the bar"
+        self._link.tell(log=shorten(line, 500))
+
+    def show(self, part) -> None:
+        "Add a partial result to the card: markdown, or tags"
+        self._link.tell(show=html(part) if hasattr(part, "tag") else html(markdown(str(part))))
+
+    @property
+    def cancelled(self) -> bool:
+        "Whether the person pressed Cancel; a step that looks may end well, another is stopped"
+        return self._link.cancelled.is_set()
+
+
+class Llm:
+    "What a step knows as `llm`: `llm(text)` is the model's answer; `llm(text, Kind)` an object of that dataclass"
+
+    def __init__(self, link: Pipe): self._link = link
+
+    def __call__(self, text: str, kind: type | dict | None = None, system: str = ""):
+        "Raises PianolaError when the answer does not fit `kind` (a dataclass, or a JSON schema) at a second try either"
+        shape = pydantic.TypeAdapter(kind) if isinstance(kind, type) else None
+        schema = shape.json_schema() if shape else kind
+        for again in ("", "\n\nThe last answer did not fit: {}. Answer once more, as JSON of that form."):
+            said = self._link.ask("llm", text=text + again, schema=schema, system=system)
+            if not schema: return said
+            try: return shape.validate_json(said) if shape else json.loads(said)
+            except ValueError as error: why = " ".join(str(error).split())[:300]
+            text = text.replace("{", "{{").replace("}", "}}") if not again else text
+        raise PianolaError(f"The model's answer does not fit: {why}.", "Try a larger model, or another wording.")
+
+
+class Voice:
+    "What a step knows as `chat`: `chat(text)` says it as the assistant, `chat.ask(text)` lets the model say something"
+
+    def __init__(self, link: Pipe): self._link = link
+
+    def __call__(self, text: str) -> None:
+        "Say `text` as it is"
+        self._link.ask("say", text=str(text))
+
+    def ask(self, text: str) -> None:
+        "Ask the model to say something; it does so when it is free"
+        self._link.ask("chat", text=str(text))
+
+
+class FarStore(MutableMapping):
+    "What a step knows as `store`: the person's facts, read and written through the server"
+
+    def __init__(self, link: Pipe): self._link = link
+
+    def __getitem__(self, key: str):
+        facts = self._link.ask("store")
+        return facts[key]
+
+    def __setitem__(self, key: str, value) -> None: self._link.ask("perform", name="store.set", args={"key": key, "value": value})
+
+    def __delitem__(self, key: str) -> None: self._link.ask("perform", name="store.delete", args={"key": key})
+
+    def __iter__(self): return iter(self._link.ask("store"))
+
+    def __len__(self) -> int: return len(self._link.ask("store"))
+
+
+def work(conn, helpers: list[str]) -> None:
+    "A worker process: runs the orders it is sent, one at a time, until the server is gone"
+    with contextlib.suppress(AttributeError, OSError):  # Windows has neither
+        os.setsid()
+        os.nice(10)                                     # the chat and the model go first
+    link = Pipe(conn)
+    sys.stdout = sys.stderr = Said(link)
+    for file in helpers: import_plugin(Path(file))      # those that know more kinds of results
+    while True: _obey(link, link.orders.get())
+
+def _obey(link: Pipe, order: dict) -> None:
+    link.cancelled.clear()
+    try:
+        if "warm" in order: return import_plugin(Path(order["file"]))
+        link.tell(result=run_order(order, link))
+    except BaseException as error:  # a step may raise anything, SystemExit included
+        trace = "".join(traceback.format_exception(error)[-12:])
+        cause = str(error) if isinstance(error, PianolaError) else f"{type(error).__name__}: {shorten(error, 500)}"
+        link.tell(error=cause, trace=trace)
+
+
+@dataclass
+class Job:
+    "One step at work. `done` and `total` are the step's own units; `rate` is units a second, 0 until it is known"
+    id: int
+    app: str
+    run: int
+    step: str
+    title: str
+    args: dict
+    state: str = "queued"           # queued | running | done | failed | cancelled | interrupted
+    done: float = 0.0
+    total: float = 0.0
+    note: str = ""
+    log: deque = field(default_factory=lambda: deque(maxlen=200))
+    shown: list = field(default_factory=list)
+    checkpoint: Any = None
+    error: str = ""
+    trace: str = ""
+    seen: deque = field(default_factory=lambda: deque(maxlen=40))  # (moment, done): the window the rate is taken from
+    began: float = 0.0
+    told: int = 0                   # quarters the assistant has spoken of
+    worker: Any = None
+    future: asyncio.Future | None = None
+    dirty: bool = True
+
+    @property
+    def rate(self) -> float:
+        "Units a second over the last 10 seconds, 0 while too little was seen"
+        recent = [s for s in self.seen if s[0] > self.seen[-1][0] - 10]
+        if len(recent) < 3 or recent[-1][0] - recent[0][0] < 0.5: return 0.0
+        return max(recent[-1][1] - recent[0][1], 0) / (recent[-1][0] - recent[0][0])
+
+    def as_json(self) -> dict:
+        "As scripts see it"
+        left = (self.total - self.done) / self.rate if self.total and self.rate else None
+        return {"id": self.id, "app": self.app, "step": self.step, "state": self.state, "done": self.done,
+                "total": self.total, "note": self.note, "rate": round(self.rate, 2),
+                "left": left and round(left, 1), "error": self.error}
+
+
+class Worker:
+    "One process for the steps of one app, as the server sees it"
+
+    def __init__(self, file: Path, helpers: list[str], hear: Callable[["Worker", dict], None]):
+        self.file, self.version, self.job = file, version_of(file), None
+        kind = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+        self.conn, theirs = kind.Pipe()
+        self.process = kind.Process(target=work, args=(theirs, helpers), daemon=True)
+        with _no_main(): self.process.start()
+        theirs.close()
+        self._loop, self._hear = here().loop, hear
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def send(self, **message) -> None:
+        "Send an order, an answer or `cancel`; a dead worker hears nothing"
+        with contextlib.suppress(OSError, ValueError): self.conn.send_bytes(to_json(message).encode())
+
+    def _listen(self) -> None:
+        while True:
+            try: message = json.loads(self.conn.recv_bytes())
+            except (EOFError, OSError): message = {"gone": True}
+            with contextlib.suppress(RuntimeError): self._loop.call_soon_threadsafe(self._hear, self, message)
+            if "gone" in message: return
+
+    def kill(self) -> None:
+        "End it and what it has started, at once"
+        with contextlib.suppress(OSError, AttributeError): os.killpg(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(OSError, ValueError): self.process.kill()
+
+@contextlib.contextmanager
+def _no_main():
+    "NOTE: multiprocessing runs the parent's main file again in each child; ours needs nothing from it"
+    main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+    try: yield
+    finally: sys.modules["__main__"] = main
+
+def version_of(file: Path) -> tuple:
+    "What changes when a file is saved"
+    try: stat = file.stat()
+    except OSError: return ()
+    return stat.st_mtime_ns, stat.st_size
+
+
+class Jobs:
+    "All workers and what they do: a few at a time for each app, the others wait their turn"
+
+    def __init__(self, db: Database):
+        self.db, self.live, self.idle = db, {}, {}          # jobs by id; idle workers by app
+        self.helpers: list[str] = []                        # plugins every worker imports
+        self.ring: deque = deque(maxlen=EVENTS_KEPT)        # (number, job, what) of all jobs
+        self.changed: Callable[[Job], None] = lambda job: None      # a job began or ended
+        self.remark: Callable[[Job, str], None] = lambda job, text: None
+        self.serve: Callable[[Job, str, dict], Awaitable] | None = None     # answers what workers ask
+        self._numbers, self._wakes, self._rooms, self._task = itertools.count(1), set(), {}, None
+        self.closing = False
+
+    def interrupt(self) -> None:
+        "At start, in the writer: what the last server did not finish is interrupted"
+        self.db.do("update job set state='interrupted', ended=? where state in ('queued', 'running')", now())
+
+    def start(self) -> None:
+        "Begin to save progress, twice a second"
+        self._task = asyncio.create_task(self._keep_saving())
+
+    async def run(self, job: Job, limit: int, order: dict, file: Path) -> dict:
+        "Do a step in a worker and wait for its record; raises PianolaError, with the traceback in `extra`"
+        self.live[job.id] = job
+        job.future = asyncio.get_running_loop().create_future()
+        row = {n: getattr(job, n) for n in ("id", "app", "step", "title", "state")}
+        await self.db.write(lambda: self.db.insert("job", **row, run_id=job.run, args=to_json(job.args), started=now()))
+        asyncio.get_running_loop().call_later(STEP_SHOWS_AFTER, self._show, job)
+        try:
+            async with self._rooms.setdefault(job.app, asyncio.Semaphore(limit)):
+                if not job.future.done(): await self._send(job, order, file)
+                result = await job.future
+                job.state = "done"
+                return result
+        except (PianolaError, asyncio.CancelledError) as error:
+            failed = isinstance(error, PianolaError) and job.state != "cancelled"
+            job.state = "interrupted" if self.closing else "failed" if failed else "cancelled"
+            job.error = job.error or str(error)
+            raise
+        finally: await asyncio.shield(self._finish(job))
+
+    async def _send(self, job: Job, order: dict, file: Path) -> None:
+        worker = await asyncio.to_thread(self._hire, job.app, file)
+        job.worker, worker.job, job.state, job.began = worker, job, "running", time.monotonic()
+        worker.send(**order)
+        self.tell(job)
+
+    def _hire(self, app: str, file: Path) -> Worker:
+        workers = self.idle.setdefault(app, [])
+        while workers:
+            worker = workers.pop()
+            if worker.version == version_of(file) and worker.process.is_alive(): return worker
+            worker.kill()
+        return Worker(file, self.helpers, self._hear)
+
+    def warm(self, app: str, file: Path) -> None:
+        "Have a worker ready for an app that is looked at"
+        if self.idle.get(app) or self.closing or any(j.app == app for j in self.live.values()): return
+        self.idle[app] = []
+        worker = self._hire(app, file)
+        worker.send(warm=True, file=str(file))
+        self.idle.setdefault(app, []).append(worker)
+
+    def retire(self, app: str) -> None:
+        "The app's file has changed: idle workers go, those at work finish what they do"
+        for worker in self.idle.pop(app, ()): worker.kill()
+
+    def _hear(self, worker: Worker, message: dict) -> None:
+        job = worker.job
+        if not job or job.future.done(): return
+        if "progress" in message: self._progress(job, *message["progress"])
+        elif "log" in message: job.log.append(message["log"])
+        elif "show" in message: job.shown.append(message["show"])
+        elif "checkpoint" in message:
+            job.checkpoint = message["checkpoint"]
+            asyncio.create_task(self._save([job]))
+        elif "ask" in message: asyncio.create_task(self._answer(worker, job, message))
+        elif "result" in message: job.future.set_result(message["result"])
+        elif "error" in message:
+            job.trace = message["trace"]
+            self._fail(job, message["error"])
+        elif "gone" in message:
+            worker.process.join(0.2)
+            self._fail(job, f"The step's process ended (exit code {worker.process.exitcode}).")
+        if not message.keys() & {"ask", "checkpoint"}: self.tell(job, message)
+
+    def _fail(self, job: Job, cause: str) -> None:
+        job.error = cause
+        job.future.set_exception(PianolaError(cause, trace=job.trace))
+
+    def _progress(self, job: Job, done: float, total: float, note: str) -> None:
+        job.done, job.total, job.note, job.dirty = done, total, note, True
+        job.seen.append((time.monotonic(), done))
+        quarter = int(4 * done / total) if total > 0 else 0
+        if quarter > job.told and time.monotonic() - job.began > 2:
+            job.told = quarter
+            if quarter < 4: self.remark(job, f"The job “{job.title}” is {25 * quarter} % done.")
+
+    async def _answer(self, worker: Worker, job: Job, message: dict) -> None:
+        try: worker.send(answer=message["ask"], value=await self.serve(job, message["what"], message["args"]))
+        except PianolaError as error: worker.send(answer=message["ask"], error=str(error))
+
+    def tell(self, job: Job, what: dict | None = None) -> None:
+        "Put an event into the ring and wake who listens"
+        self.ring.append((next(self._numbers), job, what or {}))
+        for wake in self._wakes: wake.set()
+
+    async def cancel(self, id: int) -> None:
+        "Ask a step to end, then end it"
+        job = self.live.get(id)
+        if not job: raise ConflictError(f"Job {id} is not running.")
+        job.state = "cancelled"
+        if job.worker: job.worker.send(cancel=True)
+        await asyncio.wait([job.future], timeout=CANCEL_GRACE if job.worker else 0)
+        if job.future.done(): return
+        job.error = "cancelled"
+        job.future.set_exception(PianolaError("The job was cancelled.", "Resume goes on, Run begins anew."))
+        if job.worker: job.worker.kill()
+
+    async def _finish(self, job: Job) -> None:
+        worker, self.live = job.worker, {i: j for i, j in self.live.items() if i != job.id}
+        if worker: worker.job = None
+        if not worker or job.state in ("cancelled", "interrupted") or not worker.process.is_alive():
+            if worker: worker.kill()
+        elif self.idle.setdefault(job.app, []): worker.kill()  # one kept warm is enough
+        else: self.idle[job.app].append(worker)
+        await self._save([job], now())
+        self.tell(job)
+        self.changed(job)
+
+    def _show(self, job: Job) -> None:
+        if not job.future.done(): self.changed(job)
+
+    async def _keep_saving(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            await self._save([j for j in self.live.values() if j.dirty])
+
+    async def _save(self, jobs: list[Job], ended: str | None = None) -> None:
+        def save():
+            for j in jobs:
+                self.db.do("update job set state=?, done=?, total=?, note=?, log=?, checkpoint=?, error=?, trace=?, ended=? where id=?",
+                           j.state, j.done, j.total, j.note, "\n".join(j.log), to_json(j.checkpoint), j.error, j.trace, ended, j.id)
+        for job in jobs: job.dirty = False
+        if jobs: await self.db.write(save)
+
+    async def follow(self, wanted: Callable[[Job], bool], after: int = 0) -> AsyncIterator[list]:
+        """Events of the jobs `wanted` accepts, those after number `after` first; ends when none of them is live.
+
+        Yields lists of (number, job, what), oldest first; what is older than the ring is not told again.
+        """
+        wake = asyncio.Event()
+        self._wakes.add(wake)
+        try:
+            while not self.closing:
+                wake.clear()
+                live = any(wanted(job) for job in self.live.values())
+                new = list(itertools.takewhile(lambda e: e[0] > after, reversed(self.ring)))
+                after = new[0][0] if new else after
+                if found := [e for e in reversed(new) if wanted(e[1])]: yield found
+                elif not live: return
+                else: await wake.wait()
+        finally: self._wakes.discard(wake)
+
+    def close(self) -> None:
+        "The server stops: what runs is interrupted, and can be resumed"
+        self.closing = True
+        if self._task: self._task.cancel()
+        for wake in self._wakes: wake.set()
+        for worker in [*itertools.chain(*self.idle.values()), *(j.worker for j in self.live.values() if j.worker)]: worker.kill()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -2888,7 +3253,7 @@ class ModelApp(App):
 #  / __| _ \ | | |   \
 # | (__|   / |_| | |) |
 #  \___|_|_\\___/|___/
-# 10 CRUD: a dataclass is a table, a form and seven actions
+# 11 CRUD: a dataclass is a table, a form and seven actions
 
 def _no_bool(value):
     if isinstance(value, (bool, float)): raise ValueError("an id is a number or a name")
@@ -2928,7 +3293,11 @@ class Crud(App):
         "The fields that toggle"
         return [n for n, (kind, _) in self.fields.items() if kind is bool]
 
-    def start(self) -> None:
+    def set_up(self) -> None:
+        "It is its own and only table"
+        self.tables = (self,)
+
+    def make(self) -> None:
         "Make the table, or add the columns it lacks"
         if self.one in OWN_TABLES:
             raise PianolaError(f"The table {self.one!r} is Pianola's own.", "Call the dataclass something else.")
@@ -2956,7 +3325,15 @@ class Crud(App):
     # what is where
 
     def _scope(self) -> tuple[str, tuple]:
-        return (f"{self.per}_id=?", (current_profile(),)) if self.per else ("1", ())
+        return (f"{self.per}_id=?", (self.owner(),)) if self.per else ("1", ())
+
+    def owner(self) -> int:
+        "The id of what the rows belong to now"
+        return current_profile()
+
+    def all_rows(self, owner: int) -> list[dict]:
+        "All rows of an owner, in their order"
+        return [self._shown(r) for r in here().db.q(f'select * from "{self.one}" where {self.per}_id=? order by position, id', owner)]
 
     def _get(self, id: int) -> dict:
         where, params = self._scope()
@@ -3019,7 +3396,7 @@ class Crud(App):
         "Add a row"
         (where, params), db = self._scope(), here().db
         last = db.one(f'select max(position) as p from "{self.one}" where {where}', *params)["p"] or 0
-        owner = {f"{self.per}_id": current_profile()} if self.per else {}
+        owner = {f"{self.per}_id": self.owner()} if self.per else {}
         return self._get(db.insert(self.one, **self._stored(row), **owner, position=last + 1))
 
     def update_row(self, id: RowId, set) -> dict:
@@ -3123,6 +3500,11 @@ class Crud(App):
 
     def page(self, view: View):
         "A form for a new row, a search box, the rows, pages past 200"
+        more = [AppLink(a.title, a.name) for a in here().apps.values() if a.for_tables]
+        return PageHead(self.title, inspect.getdoc(self) or ""), *self.panel(view, *more)
+
+    def panel(self, view: View, *more) -> tuple:
+        "What a page shows of the table: the form, the tools, the rows"
         form = f"{self.one}-new"
         inputs = [Labelled(form, n, kind, None if default is ... else default, required=default is ...)
                   for n, (kind, default) in self.fields.items() if kind is not bool]
@@ -3132,9 +3514,7 @@ class Crud(App):
                        aria_label=f"Search {self.title.lower()}", hx_get=f"/app/{self.name}",
                        hx_trigger="input changed delay:200ms, search",
                        hx_target=f"#{self.one}-part", hx_select=f"#{self.one}-part", hx_swap="outerMorph")
-        more = [AppLink(a.title, a.name) for a in here().apps.values() if a.for_tables]
-        return PageHead(self.title, inspect.getdoc(self) or ""), new, Div(search, *more,
-                                                                          cls="list-tools"), self._part(view)
+        return new, Div(search, *more, cls="list-tools"), self._part(view)
 
     def _part(self, view: View):
         found = self.list_rows(view.search, ROWS_SHOWN, view.offset)
@@ -3219,11 +3599,360 @@ def current_profile() -> int:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# __      _____  ___ _  _____ _    _____      _____                                                               figlet
+# \ \    / / _ \| _ \ |/ / __| |  / _ \ \    / / __|
+#  \ \/\/ / (_) |   / ' <| _|| |_| (_) \ \/\/ /\__ \
+#   \_/\_/ \___/|_|_\_|\_\_| |____\___/ \_/\_/ |___/
+# 12 WORKFLOWS: a Python file that reads like the notebook it came from
+
+class Kind(NamedTuple):
+    """One kind of result: which values it takes, how they are kept in open formats, and read again.
+
+    `save(value, path)` writes files beside `path` (a name without suffix) and returns a record of JSON: `html` for the
+    card, `preview` for the model, `files` to download, `frame` for what may hold script. `load(record, path)` gives the value.
+    """
+    name: str
+    fits: Callable[[Any], bool]
+    save: Callable[[Any, Path], dict]
+    load: Callable[[dict, Path], Any]
+
+KINDS: list[Kind] = []                          # the last that fits is taken; plugins with `helps_workers` add theirs
+READERS: dict[str, Callable[[Path], Any]] = {"Path": lambda path: path, "bytes": Path.read_bytes}  # uploads, by annotation
+
+def save_result(value, folder: Path, name: str) -> dict:
+    "Keep what a step returned as files in `folder`; returns its record; raises PianolaError for what no kind takes"
+    kind = next((k for k in reversed(KINDS) if k.fits(value)), None)
+    if not kind: raise PianolaError(f"A step cannot return a {type(value).__name__}.",
+                                    "Return text, numbers, lists, a file, a table or a figure.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return kind.save(value, folder / name) | {"kind": kind.name}
+
+def load_result(record: dict, folder: Path, name: str):
+    "What a step returned, with its type"
+    return next(k for k in reversed(KINDS) if k.name == record["kind"]).load(record, folder / name)
+
+def write_file(path: Path, data: bytes) -> None:
+    "Write to the side, sync, rename: a file is there whole or not at all"
+    side = path.with_name(path.name + ".part")
+    with side.open("wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+    side.replace(path)
+
+
+@dataclass(frozen=True)
+class Step:
+    "One step of a workflow: its form, the earlier results it needs, what is handed to it"
+    name: str
+    title: str
+    fn: Callable
+    say: str
+    danger: Danger
+    form: type[BaseModel]
+    inputs: dict            # parameter -> (annotation, default), what the form shows
+    needs: tuple            # names of earlier steps
+    given: tuple            # of llm, chat, progress, profile, store
+    files: dict             # parameter -> name of its annotation, see READERS
+    lists: dict             # parameter -> dataclass: an editable list on the card
+    outside: bool
+
+def step(title: str = "", *, say: str = "", danger: Danger = "write", outside: bool = False):
+    "Mark a method as a step; `say` is what the assistant is to say when it is done, `outside` that it fetches foreign text"
+    def mark(fn):
+        names = sys._getframe(1).f_locals
+        if fn.__name__ in names: raise PianolaError(f"Two steps are called {fn.__name__}: {_where(fn)}.", "Rename one.")
+        fn.step = {"title": title or fn.__name__.replace("_", " ").capitalize(), "say": say, "danger": danger, "outside": outside}
+        return fn
+    return mark
+
+def _where(fn: Callable) -> str: return f"{Path(fn.__code__.co_filename).name}, line {fn.__code__.co_firstlineno}"
+
+def steps_of(kind: type) -> list[Step]:
+    "The steps of a workflow in their order; raises PianolaError for a parameter nobody can fill, naming file and line"
+    found: list[Step] = []
+    for name, fn in kind.marked.items():
+        if name in INJECTED: raise PianolaError(f"A step cannot be called {name}: {_where(fn)}.", "Rename it.")
+        found.append(_step_of(name, fn, [s.name for s in found], list(kind.marked)))
+    if not found: raise PianolaError(f"{kind.__name__} has no steps.", "Mark a method with @step(\"Title\").")
+    return found
+
+def _step_of(name: str, fn: Callable, earlier: list[str], all_steps: list[str]) -> Step:
+    fields, needs, files, lists, outside = {}, [], {}, {}, fn.step["outside"]
+    parameters = [p for p in inspect.signature(fn, eval_str=True).parameters.values() if p.name != "self"]
+    for p in parameters:
+        if p.name in earlier: needs.append(p.name)
+        elif p.name in INJECTED: continue
+        elif p.name in all_steps and p.annotation is p.empty and p.default is p.empty:
+            raise PianolaError(f"{name} needs {p.name}, which is not done before it: {_where(fn)}.", "Move it up, or rename the parameter.")
+        elif p.name == "run": raise PianolaError(f"A parameter cannot be called run: {_where(fn)}.", "Rename it.")
+        elif p.annotation is p.empty and p.default is p.empty:
+            raise PianolaError(f"Nobody knows {p.name}, a parameter of {name}: {_where(fn)}.",
+                               "Give it a type, a default, or the name of an earlier step.")
+        else: fields[p.name] = _field_of(p, files, lists)
+    asked = {n: (k | None, None) if n in files or n in lists else (k, d) for n, (k, d) in fields.items()}
+    form = create_model(name, __base__=Args, **asked, run=(str | None, None))
+    given = tuple(p.name for p in parameters if p.name in INJECTED)
+    return Step(name, fn.step["title"], fn, fn.step["say"], fn.step["danger"], form, fields, tuple(needs), given, files, lists,
+                outside or bool(files))
+
+def _field_of(p: inspect.Parameter, files: dict, lists: dict) -> tuple:
+    kind = p.annotation if p.annotation is not p.empty else type(p.default)
+    name = getattr(kind, "__name__", str(kind))
+    if name in ("Path", "bytes", "DataFrame") or name in READERS:
+        files[p.name], kind = name, Upload
+    item = (typing.get_args(kind) or (None,))[0]
+    if typing.get_origin(kind) is list and dataclasses.is_dataclass(item):
+        lists[p.name] = item
+        return list[dict], None
+    return kind, ... if p.default is p.empty else p.default
+
+def run_order(order: dict, link: Pipe) -> dict:
+    "In a worker: do one step, keep its result, return the record"
+    app, folder = _loaded(order["file"]), Path(order["folder"])
+    one = next(s for s in steps_of(type(app)) if s.name == order["step"])
+    args = {n: load_result(r, folder, n) for n, r in order["given"].items()}
+    form = one.form.model_validate(order["args"])
+    for name in type(form).model_fields.keys() - {"run"}:
+        value = getattr(form, name)
+        if name in one.files and value: value = READERS[one.files[name]](Path(value))
+        if name in one.lists: value = [pydantic.TypeAdapter(one.lists[name]).validate_python(row) for row in value or ()]
+        args[name] = value
+    progress = Reporter(link, order["checkpoint"])
+    known = {"llm": Llm(link), "chat": Voice(link), "progress": progress, "profile": order["profile"], "store": FarStore(link)}
+    value = one.fn(app, **args, **{n: known[n] for n in one.given})
+    if inspect.iscoroutine(value): value = asyncio.run(value)
+    if inspect.isgenerator(value): value = _drain(value, progress)
+    if inspect.isasyncgen(value): value = asyncio.run(_drain_async(value, progress))
+    return save_result(value, folder, one.name)
+
+@functools.cache
+def _loaded(file: str) -> "Workflow": return import_plugin(Path(file))[1]()
+
+def _drain(parts: typing.Iterator, progress: Reporter):
+    last = None
+    while True:
+        try: last = _yielded(next(parts), progress)
+        except StopIteration as end: return last if end.value is None else end.value
+
+async def _drain_async(parts: AsyncIterator, progress: Reporter):
+    last = None
+    async for part in parts: last = _yielded(part, progress)
+    return last
+
+def _yielded(part, progress: Reporter):
+    "A number or (done, total, note) that a step yields is its progress, a text a line of its log; anything else may be its result"
+    if isinstance(part, float | int) and not isinstance(part, bool): progress(part, 1 if isinstance(part, float) else 0)
+    elif isinstance(part, tuple) and part and all(isinstance(n, float | int) for n in part[:2]): progress(*part[:3])
+    elif isinstance(part, str): progress.log(part)
+    return part
+
+
+class RunRows(Crud):
+    "A `list[SomeDataclass]` parameter: a table whose rows belong to the open run"
+
+    per = "run"
+
+    def __init__(self, flow: "Workflow", kind: type):
+        self.flow, self.table, self.name, self.title = flow, kind, flow.name, kind.__name__
+
+    def owner(self) -> int:
+        "The open run, made if an action needs one"
+        run = self.flow.open_run(make=here().db.writing)
+        return run["id"] if run else 0
+
+
+class Workflow(App):
+    """Steps that people walk through as cards: see `step`. Its docstring is the lead, `limit` how many of its steps run at once.
+
+    A run is one pass through it. Each step is an action, `{app}.{step}`, so the model can fill in and run it too.
+    """
+
+    limit, marked = 2, {}
+    prompt = "Fill in and run a step only when the person asks for it."
+
+    def __init_subclass__(cls):
+        own = {n: fn for n, fn in vars(cls).items() if hasattr(fn, "step")}
+        cls.marked = {**cls.marked, **own}
+        for name in own:
+            if hasattr(Workflow, name): delattr(cls, name)  # a step may be called as a method of ours
+
+    def set_up(self) -> None:
+        "Read the steps"
+        self.steps = steps_of(type(self))
+        self.tables = [RunRows(self, kind) for s in self.steps for kind in s.lists.values()]
+
+    def actions(self) -> list[Action]:
+        "One action a step, those of its lists, and its own"
+        keys = [Action(f"{self.name}.{s.name}", functools.partial(self._run, s), s.form, f"{s.title} (step {i} of {self.title})",
+                       _phrases(s, i), s.danger, self.name, outside=s.outside, finish=self._finish)
+                for i, s in enumerate(self.steps, 1)]
+        return keys + [k for t in self.tables for k in t.actions()] + super().actions()
+
+    # runs
+
+    def open_run(self, key: str = "", make: bool = False) -> dict | None:
+        "The run called `key`, else the one this tab looks at, else the one changed last; `make` one if there is none (in the writer)"
+        db, sql = here().db, "select * from run where app=? and "
+        if key:
+            rows = db.q(f"{sql} (key=? or name=?)", self.name, key, key)
+            if len(rows) != 1: raise ConflictError(f"{len(rows) or 'No'} runs of {self.title} are called {shorten(key, 60)!r}.", "Give its key.")
+            return rows[0]
+        view = here().chat.tabs.get(calling.get().tab).view if calling.get().tab else View()
+        run = db.one(f"{sql} key=?", self.name, view.run) if view.app == self.name and view.run else None
+        run = run or db.one(f"{sql} profile_id=? and not archived order by changed desc, id desc", self.name, current_profile())
+        return run or (self.new_run() if make else None)
+
+    def new_run(self, name: str = "") -> dict:
+        "Begin a run, in the writer"
+        db, key = here().db, secrets.token_urlsafe(6).replace("_", "x").replace("-", "y")
+        name = name or f"{self.title}, {dt.datetime.now():%d %B %H:%M}"
+        id = db.insert("run", key=key, name=name, app=self.name, profile_id=current_profile(), created=now(), changed=now(), position=time.time())
+        return db.one("select * from run where id=?", id)
+
+    def folder(self, run: dict) -> Path:
+        "Where the results of a run lie"
+        return here().settings.data.resolve() / "runs" / run["key"]
+
+    def done(self, run: dict | None) -> dict[str, dict]:
+        "What is known of each step of a run, by name: state, inputs, record, error"
+        rows = here().db.q("select * from run_step where run_id=?", run["id"]) if run else []
+        return {r["step"]: r | {"inputs": json.loads(r["inputs"]), "record": json.loads(r["record"] or "{}")} for r in rows}
+
+    # running a step
+
+    async def _run(self, one: Step, run: str | None = None, **args) -> dict:
+        call, p = calling.get(), here()
+        resumed = p.db.one("select * from job where id=?", call.resume) if call.resume else None
+        order, opened = await p.db.write(self._order, one, run, args)
+        order["checkpoint"] = json.loads(resumed["checkpoint"] or "null") if resumed else None
+        job = Job(call.journal, self.name, opened["id"], one.name, f"{self.title}: {one.title}", args)
+        began = time.monotonic()
+        p.redraw(self.name)
+        try: record = await p.jobs.run(job, self.limit, order, self.file)
+        except (PianolaError, asyncio.CancelledError) as error:
+            kept = {"state": "failed", "error": str(error) or "stopped", "trace": job.trace}
+            await p.db.write(self._keep, opened, one, order["args"], kept)
+            p.redraw(self.name)
+            raise
+        if one.say: await p.chat.ask(f"(The step “{one.title}” is done: {record['preview']}. {one.say})", call.tab)
+        elif time.monotonic() - began > 3: p.chat.remark(f"The job “{job.title}” is done: {record['preview']}.")
+        self._records[call.journal] = opened, one, order["args"], {"record": to_json(record), "state": "done", "seconds": time.monotonic() - began}
+        return {"run": opened["key"], "step": one.title, "preview": record["preview"], "files": record.get("files", [])}
+
+    @functools.cached_property
+    def _records(self) -> dict: return {}
+
+    def _order(self, one: Step, key: str | None, args: dict) -> tuple[dict, dict]:
+        "What the worker is told; raises ConflictError when the step cannot run now"
+        run = self.open_run(key or "", make=True)
+        if run["finalized"]: raise ConflictError(f"{run['name']} is finalized.", "Unlock it first.")
+        done = self.done(run)
+        for need in one.needs:
+            if done.get(need, {}).get("state") != "done":
+                raise ConflictError(f"{one.title} needs the result of {self.find_step(need).title}.", "Run that first.")
+        folder, args, before = self.folder(run), dict(args), done.get(one.name, {}).get("inputs", {})
+        for name in one.files:
+            args[name] = args.get(name) or before.get(name)
+            if args[name]: args[name] = str(_kept_upload(args[name], folder / "files"))
+            elif one.inputs[name][1] is ...: raise InvalidError("A file is missing.", "Choose one.", fields={name: "Choose a file."})
+        for name, kind in one.lists.items():
+            table = next(t for t in self.tables if t.table is kind)
+            if args.get(name) is None: args[name] = [{k: r[k] for k in table.fields} for r in table.all_rows(run["id"])]
+        profile = here().db.one("select * from profile where id=?", run["profile_id"])
+        return {"file": str(self.file), "step": one.name, "args": args, "folder": str(folder), "profile": profile,
+                "given": {n: done[n]["record"] for n in one.needs}}, run
+
+    def _finish(self, event: Event) -> None:
+        if event.ok: self._keep(*self._records.pop(event.journal))
+
+    def _keep(self, run: dict, one: Step, inputs: dict, values: dict) -> None:
+        "What came of a step, in the writer; what was done after it is stale, and what was done before it folds"
+        db, names = here().db, [s.name for s in self.steps]
+        at = names.index(one.name)
+        values = {"record": None, "error": None, "trace": None, "seconds": 0, "folded": 0} | values | {"inputs": to_json(inputs), "at": now()}
+        columns = ", ".join(values)
+        db.do(f"insert into run_step(run_id, step, {columns}) values(?, ?{', ?' * len(values)}) on conflict(run_id, step) do update set "
+              + ", ".join(f"{c}=excluded.{c}" for c in values), run["id"], one.name, *values.values())
+        for later in names[at + 1:]: db.do("update run_step set state='stale' where run_id=? and step=? and state='done'", run["id"], later)
+        if values["state"] == "done" and at: db.do("update run_step set folded=1 where run_id=? and step=? and state='done'", run["id"], names[at - 1])
+        db.do("update run set changed=? where id=?", now(), run["id"])
+
+    def find_step(self, name: str) -> Step:
+        "The step called `name`, by its name or title"
+        return self.steps[pick_by_name(name, [(i, n) for i, s in enumerate(self.steps) for n in {s.name, s.title}], "step")]
+
+    # the page
+
+    def address(self, view: View) -> str:
+        "With the key of the open run"
+        run = self.open_run()
+        return f"/app/{self.name}" + (f"?run={run['key']}" if run else "")
+
+    def for_model(self, view: View) -> str:
+        "The open run in the model's words: steps, what came of them, what is missing"
+        run, lines = self.open_run(), []
+        done = self.done(run)
+        for i, s in enumerate(self.steps, 1):
+            known = done.get(s.name, {})
+            came = {"done": f"done: {shorten(known.get('record', {}).get('preview', ''), 200)}", "failed": f"failed: {shorten(known.get('error'), 200)}",
+                    "stale": "stale: run it again"}.get(known.get("state"), "not done")
+            lines.append(f"step {i} {s.name} ({', '.join(n for n in s.form.model_fields if n != 'run')}) {s.title}: {came}")
+        return (f"The open run is {run['name']}.\n" if run else "No run is open yet.\n") + "\n".join(lines)
+
+    def page(self, view: View):
+        "The cards of the open run, top to bottom"
+        run = self.open_run()
+        done, jobs = self.done(run), {j.step: j for j in here().jobs.live.values() if run and j.run == run["id"]}
+        left = here().db.q("select * from job where run_id=? and state in ('interrupted', 'cancelled') and id in "
+                           "(select max(id) from job where run_id=? group by step)", run["id"], run["id"]) if run else []
+        threading.Thread(target=copy_context().run, args=(here().jobs.warm, self.name, self.file), daemon=True).start()
+        cards = [self._card(i, s, run, done, jobs.get(s.name), next((j for j in left if j["step"] == s.name), None), view)
+                 for i, s in enumerate(self.steps, 1)]
+        return PageHead(self.title, inspect.getdoc(self) or "", RunBar(self.name, run)), *cards
+
+    def _card(self, number: int, one: Step, run: dict | None, done: dict, job: Job | None, left: dict | None, view: View):
+        known = done.get(one.name, {})
+        missing = [self.find_step(n).title for n in one.needs if done.get(n, {}).get("state") != "done"]
+        state = "running" if job else known.get("state") or ("waiting" if missing else "open")
+        locked = "busy" if job else bool(missing or run and run["finalized"])
+        inputs = (job.args if job else json.loads(left["args"]) if left and not known else known.get("inputs")) or {}
+        form = StepForm(f"{self.name}.{one.name}", one, inputs, locked, "Run again" if known.get("record") else "Run")
+        lists = [t.panel(view) for t in self.tables if t.table in one.lists.values()]
+        parts = [*lists, P(f"After: {', '.join(missing)}.", cls="muted")] if missing else [*lists, form]
+        if job and time.monotonic() - job.began > STEP_SHOWS_AFTER: parts.append(JobBar(job))
+        elif left: parts.append(LeftJob(left))
+        if known.get("error"): parts.append(StepError(f"{self.name}.{one.name}", known))
+        if known.get("record"): parts.append(StepResult(run["key"], self.name, one.name, known["record"], view.filters.get("sort", "")))
+        return StepCard(self.name, number, one, parts, state, known)
+
+    def shows(self, event: Event, view: View):
+        "A step that ran, a run that was opened or changed: the cards again; a row of a list: that row"
+        for table in self.tables:
+            if event.action.startswith(f"{table.one}."): return table.shows(event, view)
+        mine = event.app == self.name or event.action.startswith(("run.", "card.", "job.")) or event.action in ("journal.undo", "profile.select")
+        return REFRESH if mine else None
+
+def _phrases(one: Step, number: int) -> tuple:
+    words, nth = one.title.lower(), ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")[min(number, 10) - 1]
+    return tuple((said, {}) for said in (f"run {words}", f"do step {number}", f"run step {nth}", f"fill in step {nth} and run it"))
+
+def _kept_upload(id: str, folder: Path) -> Path:
+    "An upload under the name the person gave it, with the run it was used in"
+    if Path(id).is_file() and folder in Path(id).parents: return Path(id)
+    path, name = upload_path(id)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / (re.sub(r"[^\w. -]", "_", name).strip(". ") or "file")
+    with contextlib.suppress(FileExistsError): shutil.copyfile(path, kept) if not kept.exists() or kept.stat().st_size != path.stat().st_size else None
+    return kept
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 #  ___ _   _   _  ___ ___ _  _ ___                                                                                figlet
 # | _ \ | | | | |/ __|_ _| \| / __|
 # |  _/ |_| |_| | (_ || || .` \__ \
 # |_| |____\___/ \___|___|_|\_|___/
-# 11 PLUGINS: one app per file
+# 13 PLUGINS: one app per file
 
 def plugin_files(folder: Path) -> list[Path]:
     "The plugins of a folder in their order"
@@ -3234,7 +3963,7 @@ def import_plugin(file: Path) -> tuple[types.ModuleType, type[App]]:
     name = f"pianola_plugins.{file.stem.partition('_')[2]}"
     spec = importlib.util.spec_from_file_location(name, file)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    exec(compile(file.read_bytes(), str(file), "exec"), vars(module))  # NOTE: not the loader: its cache misses quick saves
     kinds = [o for o in vars(module).values() if isinstance(o, type) and issubclass(o, App) and o.__module__ == name]
     if len(kinds) != 1: raise PianolaError(f"{file.name} defines {len(kinds)} apps.",
                                            "A plugin file holds one subclass of App or Crud.")
@@ -3249,7 +3978,7 @@ class BrokenApp(App):
 
     def page(self, view: View):
         "The error and its traceback; the other apps go on"
-        fix = f"Correct {self.file.name} and restart; everything else goes on without it."
+        fix = f"Correct {self.file.name}: it is loaded again when you save it. Everything else goes on without it."
         return PageHead(self.title), ErrorCard(f"{self.file.name} could not be loaded", f"{self.error} {fix}",
                                                self.trace)
 
@@ -3261,6 +3990,7 @@ class Plugins:
         self.folder, self.keyboard = folder, keyboard
         self.apps: dict[str, App] = {}
         self.errors: dict[str, str] = {}
+        self.versions: dict[Path, tuple] = {}
         self._listeners: list[tuple[str, Callable, App]] = []
 
     def load_all(self) -> None:
@@ -3279,13 +4009,36 @@ class Plugins:
             app = BrokenApp(file, self.errors[name], traceback.format_exc())
             app.name, app.title = name, f"{name} (broken)"
             self.keyboard.remove(name)
-        self.apps[name] = app
+        self.apps[name], self.versions[file] = app, version_of(file)
+
+    def changed(self) -> list[str]:
+        "Load again what was saved since, load what is new, drop what is gone; returns the names of the apps"
+        files = plugin_files(self.folder)
+        touched = [f for f in {*files, *self.versions} if version_of(f) != self.versions.get(f)]
+        for file in touched:
+            name = file.stem.partition("_")[2]
+            self.drop(name)
+            if file in files: self._add(file)
+            else: del self.versions[file]
+        order = [f.stem.partition("_")[2] for f in files]
+        for name in sorted(self.apps, key=order.index): self.apps[name] = self.apps.pop(name)
+        return [f.stem.partition("_")[2] for f in touched]
+
+    def drop(self, name: str) -> None:
+        "Take an app away: its keys, its listeners, itself"
+        if app := self.apps.pop(name, None):
+            with contextlib.suppress(Exception): app.stop()  # plugin code
+        self.errors.pop(name, None)
+        self.keyboard.remove(name)
+        self._listeners = [entry for entry in self._listeners if entry[2] is not app]
 
     def _load(self, file: Path, name: str) -> App:
         module, kind = import_plugin(file)
         app = kind()
-        app.name = name
+        app.name, app.file = name, file.resolve()
         app.title = app.title or (module.__doc__ or name).strip().splitlines()[0].partition(":")[0].rstrip(".")
+        app.set_up()
+        for table in app.tables: table.make()
         app.start()
         for key in app.actions(): self.keyboard.add(key)
         self._listeners += [(pattern, fn, app) for pattern, fn in app.listeners()]
@@ -3314,7 +4067,7 @@ class Plugins:
 # | _ \/ _ \| | | |_   _| __/ __|
 # |   / (_) | |_| | | | | _|\__ \
 # |_|_\\___/ \___/  |_| |___|___/
-# 12 ROUTES: the page is the server's
+# 14 ROUTES: the page is the server's
 
 HEADERS = [(b"content-security-policy", CSP.encode()), (b"x-content-type-options", b"nosniff"),
            (b"referrer-policy", b"same-origin"),
@@ -3481,6 +4234,7 @@ async def do_action(req: Request):
         args = decode_form(items, key.form) if body is None else body
         call = Call(req.headers.get("x-tab", ""))
         task = asyncio.ensure_future(p.keyboard.perform(actor_of(req.headers), name, args, call))
+        task.add_done_callback(lambda t: t.cancelled() or t.exception())
         if key.long and req.query_params.get("wait") != "1": await asyncio.wait([task], timeout=1)
         else: await asyncio.wait([task])
         outcome = task.result() if task.done() else None
@@ -3514,6 +4268,7 @@ def look_at(view: View, app: str, query) -> None:
     offset = query.get("offset", "0")
     view.app, view.search = app, query.get("search", "")[:200]
     view.offset = int(offset) if offset.isdecimal() and len(offset) < 10 else 0
+    view.run = query.get("run", view.run if query.get("sort") else "")[:40]
     view.filters = {k: v[:200] for k, v in query.items() if k not in ("search", "offset")}
 
 def show_messages(req: Request):
@@ -3585,6 +4340,60 @@ def send_file(req: Request):
     except PianolaError as error: return error_reply(req, error)
     return FileResponse(path, media_type="application/octet-stream", filename=name)
 
+def send_result(req: Request):
+    "`GET /file/{run}/{name}`: a file of a run's results, always as an attachment"
+    path = run_file(req.path_params["run"], req.path_params["name"])
+    if not path: return error_reply(req, UnknownError("There is no such file."))
+    return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+
+def show_frame(req: Request):
+    "`GET /frame/{run}/{name}`: what a step returned as HTML, for a frame that may reach nothing"
+    path = run_file(req.path_params["run"], req.path_params["name"])
+    if not path or path.suffix != ".html": return error_reply(req, UnknownError("There is no such frame."))
+    return FileResponse(path, media_type="text/html", headers={"content-security-policy": FRAME_CSP, "x-frame-options": "SAMEORIGIN"})
+
+def run_file(run: str, name: str) -> Path | None:
+    "A file of a run; None if there is none, or the name leads elsewhere"
+    folder = here().settings.data.resolve() / "runs" / run
+    path = (folder / name).resolve()
+    return path if re.fullmatch(r"\w{4,20}", run) and path.parent == folder and path.is_file() else None
+
+def stream_events(req: Request):
+    "`GET /events?tab=`: the progress of all jobs a tab shows, as Server-Sent Events; ends with them"
+    p, tab = here(), here().chat.tabs.get(req.query_params.get("tab", "")[:64])
+    async def parts():
+        tab.streams += 1
+        try:
+            async for batch in p.jobs.follow(lambda job: job.app == tab.view.app, last_event(req)):
+                bars = html(*(swap(JobBar(job)) for job in {e[1].id: e[1] for e in batch}.values() if job.began))
+                yield sse(batch[-1][0], bars)
+        finally: tab.streams -= 1
+        yield "event: done\ndata: end\n\n"
+    return StreamingResponse(parts(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+def stream_job(req: Request):
+    "`GET /jobs/{id}/events`: the progress of one job as JSON, for scripts; ends with it"
+    p, id = here(), int(req.path_params["id"])
+    row = p.db.one("select * from job where id=?", id)
+    if not row: return error_reply(req, UnknownError(f"There is no job {id}."))
+    async def parts():
+        async for batch in p.jobs.follow(lambda job: job.id == id, last_event(req)):
+            for number, job, what in batch:
+                told = {"preview": what["result"].get("preview")} if "result" in what else what
+                yield sse(number, to_json({"id": id, "state": job.state, **told}))
+        end = p.db.one("select id, state, done, total, note, error from job where id=?", id)
+        yield f"event: done\ndata: {to_json(end)}\n\n"
+    return StreamingResponse(parts(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+def sse(number: int, data: str) -> str:
+    "One Server-Sent Event"
+    return f"id: {number}\n" + "".join(f"data: {line}\n" for line in data.split("\n")) + "\n"
+
+def last_event(req: Request) -> int:
+    "Where a stream that was cut off goes on"
+    said = req.headers.get("last-event-id", "")
+    return int(said) if said.isdecimal() and len(said) < 16 else 0
+
 def show_context(req: Request):
     "`GET /context`: what the model was last sent, layer by layer, message by message, and what was dropped"
     chat = here().chat
@@ -3652,6 +4461,8 @@ ROUTES = (
     ("/", show_page, "GET"), ("/app/{app}", show_page, "GET"), ("/do", list_actions, "GET"),
     ("/do/{name:path}", do_action, "POST"), ("/messages", show_messages, "GET"), ("/chat", chat_stream, "POST"),
     ("/journal", show_journal, "GET"), ("/upload", take_upload, "POST"), ("/file/{id}", send_file, "GET"),
+    ("/file/{run}/{name}", send_result, "GET"), ("/frame/{run}/{name}", show_frame, "GET"),
+    ("/events", stream_events, "GET"), ("/jobs/{id:int}/events", stream_job, "GET"),
     ("/context", show_context, "GET"), ("/health", show_health, "GET"), ("/token", token_page, "GET POST"))
 
 def add_routes(app: FastHTML) -> None:
@@ -3666,7 +4477,7 @@ def add_routes(app: FastHTML) -> None:
 # / __| __| _ \ \ / / __| _ \
 # \__ \ _||   /\ V /| _||   /
 # |___/___|_|_\ \_/ |___|_|_\
-# 13 SERVER: put together, started, stopped
+# 15 SERVER: put together, started, stopped
 
 class Pianola:
     "One running app: every section's object, and what goes to the open pages after each event"
@@ -3679,7 +4490,7 @@ class Pianola:
         self.prompt = SystemPrompt(settings.prompt, settings.app_name)
         self.models = Models(settings)
         self.chat = Chat(self.db, self.conversation, self.keyboard, self.models, self.prompt)
-        self.plugins = Plugins(settings.plugins, self.keyboard)
+        self.plugins, self.jobs = Plugins(settings.plugins, self.keyboard), Jobs(self.db)
         self.apps = self.chat.apps = self.plugins.apps
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -3690,13 +4501,18 @@ class Pianola:
         show_phase("start")
         await asyncio.to_thread(self.db.open)
         self.loop = asyncio.get_running_loop()
-        await self.db.write(lambda: (self.conversation.interrupt(), self.keyboard.interrupt()))
-        for core in (CoreApp(), ChatApp(), ModelApp(), NavigationApp()):
+        await self.db.write(lambda: (self.conversation.interrupt(), self.keyboard.interrupt(), self.jobs.interrupt()))
+        for core in (CoreApp(), ChatApp(), NavigationApp()):
             for key in core.actions(): self.keyboard.add(key)
         await asyncio.to_thread(self.plugins.load_all)
         self.keyboard.listeners += [self.hear, self.plugins.hear]
         self.models.on_change = lambda: self.chat.tabs.send(*self.chat.status_parts())
         self.models.on_arrival = self._model_arrived
+        self.jobs.changed, self.jobs.serve = lambda job: self.redraw(job.app), self._serve_worker
+        self.jobs.remark = lambda job, text: self.chat.remark(text)
+        self.jobs.helpers = [str(a.file) for a in self.plugins.apps.values() if a.helps_workers]
+        self.jobs.start()
+        self._watching = asyncio.create_task(self._watch())
         if self.settings.verbose: self._show_tables()
         self.chat.start()
         self.models.start(self.chat.piano.warm if self.settings.warm else None)
@@ -3704,6 +4520,8 @@ class Pianola:
     async def close(self) -> None:
         "Stop replies and downloads, tell the plugins, close the data folder; within a second"
         await self.chat.stop()
+        self._watching.cancel()
+        self.jobs.close()
         self.keyboard.stop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5): await self.models.close()
@@ -3734,6 +4552,46 @@ class Pianola:
         await self.chat.broadcast(f"The model **{name}** has arrived and takes over from here.")
         self.chat.tabs.send(swap(self.bar(View())))
 
+    @property
+    def tables(self) -> dict[str, Crud]:
+        "All tables of all apps by their name"
+        return {t.one: t for a in self.plugins.apps.values() for t in a.tables}
+
+    async def _watch(self) -> None:
+        "Load plugins again when they are saved, and show the new version wherever one is open"
+        while True:
+            await asyncio.sleep(0.2)
+            for name in await asyncio.to_thread(self.plugins.changed):
+                self.jobs.retire(name)
+                logger.info("Plugin {} was loaded again", name)
+                for tab in self.chat.tabs.open.values():
+                    if tab.view.app not in self.plugins.apps: tab.view = View(next(iter(self.plugins.apps)), tab=tab.id)
+                    tab.send(swap(self.left(tab.view)), swap(self.bar(tab.view)))
+
+    async def _serve_worker(self, job: Job, what: str, args: dict):
+        "What a step's `llm`, `chat` and `store` ask for"
+        if what == "say": return await self.chat.broadcast(args["text"])
+        if what == "chat": return bool(await self.chat.ask(args["text"]))
+        if what == "store": return await asyncio.to_thread(lambda: dict(store))
+        if what == "perform": return (await self.keyboard.perform("app", args["name"], args["args"])).result
+        async with self.models.using() as model:
+            if not model.local and chosen.get("consent") != self.models.current:
+                raise DeniedError("The model runs on another machine.", "Say something to it in the chat first, and allow it.")
+            system = [{"role": "system", "content": args["system"]}] if args["system"] else []
+            messages, parts = [*system, {"role": "user", "content": args["text"]}], []
+            async with contextlib.aclosing(model.stream(messages, schema=args["schema"], options=model.talk)) as chunks:
+                async for chunk in chunks: parts.append(chunk.text)
+        return "".join(parts)
+
+    def redraw(self, app: str) -> None:
+        "Show an app again wherever it is open, and let its jobs' progress stream there"
+        for tab in self.chat.tabs.open.values():
+            if tab.view.app == app and tab.live: tab.send(swap(self.left(tab.view)), *self._stream(tab))
+
+    def _stream(self, tab: Tab) -> list:
+        if tab.streams or not any(j.app == tab.view.app for j in self.jobs.live.values()): return []
+        return [swap(Div(id="stream", hidden=True, hx_sse_connect=f"/events?tab={tab.id}", hx_sse_close="done"), "outerHTML")]
+
     # the page
 
     def page(self, tab: Tab) -> str:
@@ -3751,14 +4609,15 @@ class Pianola:
     def left(self, view: View):
         "The left column: the open app"
         app = self.plugins.apps[view.app]
-        try: inner = app.page(view)
+        calling.set(Call(view.tab))
+        try: inner, url = app.page(view), app.address(view)
         except Exception as error:  # an app's page is plugin code: its error stays on its page
             logger.opt(exception=error).error("The page of {} failed", app.name)
-            inner = ErrorCard(f"The page of {app.title} failed", f"{type(error).__name__}: {error}",
-                              traceback.format_exc())
+            inner, url = ErrorCard(f"The page of {app.title} failed", f"{type(error).__name__}: {error}",
+                                   traceback.format_exc()), f"/app/{app.name}"
         inner = inner if isinstance(inner, tuple) else (inner,)
         return Section(*inner, id="grid-left", tabindex="-1", aria_label=app.title, data_app=app.name,
-                       data_url=f"/app/{app.name}",
+                       data_url=url,
                        data_title=app.title)
 
     def bar(self, view: View):
@@ -3773,7 +4632,7 @@ class Pianola:
                  *(ActionButton(p["name"], "profile.select", id=p["id"]) for p in profiles)),
             Menu("app-menu", title, "App",
                  *(AppLink(a.title, a.name, aria_current="page" if a.name == view.app else None)
-                   for a in apps.values())),
+                   for a in apps.values() if a.menu or a.name == view.app)),
             Button("Search or do… ", Kbd("Ctrl K"), id="open-palette", type="button", cls="quiet"), Span(cls="spacer"),
             Menu("model", self.models.label, "Model", *self.models.menu()),
             Button(LOOKS[chosen["theme"]], id="theme", type="button", cls="quiet", aria_label=f"Theme: {chosen['theme']}",
@@ -3783,7 +4642,7 @@ class Pianola:
         "What a socket is sent when it opens: all that may have changed while nobody listened"
         parts, older = self.chat.messages()
         return [swap(self.left(tab.view)), swap(self.bar(tab.view)), swap(MessageList(parts, older)),
-                *self.chat.status_parts()]
+                *self.chat.status_parts(), *self._stream(tab)]
 
     # what an event changes on open pages
 
@@ -3809,8 +4668,8 @@ class Pianola:
     def _open_app(self, event: Event) -> None:
         tab = self.chat.tabs.open.get(event.call.tab)
         if not tab: return
-        tab.view = View(event.args["app"])
-        tab.send(swap(self.left(tab.view), "outerHTML"), swap(self.bar(tab.view)))
+        tab.view = View(event.args["app"], tab=tab.id)
+        tab.send(swap(self.left(tab.view), "outerHTML"), swap(self.bar(tab.view)), *self._stream(tab))
 
     def _show_key(self, event: Event) -> None:
         row = self.db.one("select *, changeset is not null as undoable from journal where id=?", event.journal)

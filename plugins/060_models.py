@@ -25,9 +25,9 @@ import psutil
 from filelock import AsyncFileLock
 
 from server import (
-    REFRESH, ActionButton, ActionForm, App, Article, DataTable, Labelled, ModelError, ModelInfo, OllamaProvider, Options,
+    REFRESH, ActionButton, ActionForm, App, Article, DataTable, Labelled, ModelError, ModelInfo, Options,
     P, PageHead, Provider, Settings, Span, Usage, action, chosen, console, here, one_line, openai_body, openai_chunks,
-    paced, shorten, silent, too_long)
+    paced, pick_by_name, shorten, silent, too_long)
 
 
 @dataclass(frozen=True)
@@ -309,9 +309,40 @@ class ModelsPage(App):
         self.task = asyncio.current_task()
         report = lambda done, total, rate: models.progress(name, done, total, rate)  # noqa: E731
         try:
-            if name.startswith("ollama/"): await pull_ollama(models.providers["ollama"], name.partition("/")[2], report)
+            if name.startswith("ollama/"): await models.providers["ollama"].pull(name.partition("/")[2], report)
             else: await fetch_model(spec_of(name, sha256), settings.models, report, offline=settings.offline)
         finally: models.progress(name, 0, 0, 0)
+
+    @action("model.select", danger="person", undo=False)
+    def select(self, model: str):
+        "Use another model"
+        models = here().models
+        names = [f"{i.provider}/{i.name}" for i in models.found]
+        if model not in names and not model.startswith("embedded/"):
+            model = names[pick_by_name(model, list(enumerate(i.name for i in models.found)), "model")]
+        chosen["model"] = models.current = model
+        return {"model": model}
+
+    @action("model.cycle", danger="person", undo=False)
+    def cycle(self):
+        "Use the next model of the menu"
+        models = here().models
+        names = [f"{i.provider}/{i.name}" for i in models.found] or [""]
+        models.current = names[(names.index(models.current) + 1) % len(names) if models.current in names else 0]
+        chosen["model"] = models.current
+        return {"model": models.current}
+
+    @action("model.look", danger="person", undo=False, heard=False)
+    async def look(self):
+        "Ask all providers for their models, those on other machines too"
+        return {"models": [f"{i.provider}/{i.name}" for i in await here().models.refresh(everywhere=True)]}
+
+    @action("model.use", danger="spend", undo=False, heard=False,
+            about=lambda args: f"{args['model']}: what you say in this conversation leaves this machine")
+    def use(self, model: str):
+        "Talk to a model on another machine: what is said in this conversation leaves this machine"
+        chosen["consent"] = model
+        return {"model": model}
 
     @action("model.pull", danger="person", undo=False)
     async def pull(self, model: str, sha256: str = ""):
@@ -368,8 +399,9 @@ def pull_command(settings: Settings, words: list[str]) -> int:
     with console.status("") as status:
         def report(done, total,
                    rate): status.update(f"{name}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:.1f} MB/s")
-        if name.startswith("ollama/"): asyncio.run(pull_ollama(OllamaProvider(settings.ollama_host),
-                                                               name.partition("/")[2], report))
+        ollama = next((p for p in Provider.__subclasses__() if p.name == "ollama"), None)
+        if ollama and name.startswith("ollama/"):
+            asyncio.run(ollama(settings.ollama_host).pull(name.partition("/")[2], report))
         else: print(asyncio.run(fetch_model(spec_of(name, sha256), settings.models, report, offline=settings.offline)))
     return 0
 
@@ -548,19 +580,3 @@ class _Meter:
         if self.report:
             self.report(size, size, self.rate)
         return target
-
-
-async def pull_ollama(provider: OllamaProvider, name: str, on_progress: Report | None = None):
-    "Has Ollama fetch a model, telling how far it is"
-    meter, layers, status = _Meter(0, on_progress), {}, ""
-    async with contextlib.aclosing(provider.pull(name)) as parts:
-        async for part in parts:
-            status = part.status or status
-            if part.digest and part.total:
-                layers[part.digest] = (part.completed or 0, part.total)
-                meter.total = sum(total for _, total in layers.values())
-                meter.at(sum(done for done, _ in layers.values()))
-    if status != "success":
-        raise ModelError(f"Ollama stopped fetching {name} at: {shorten(status) or 'nothing'}.", "Try again.")
-    if on_progress:
-        on_progress(meter.total, meter.total, meter.rate)

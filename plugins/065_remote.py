@@ -20,6 +20,8 @@ PLAIN = Options()
 class Remote(App):
     "vLLM, LM Studio, a llama.cpp server, a cloud: set OPENAI_BASE_URL and OPENAI_API_KEY. Without this file nothing can leave the machine."
 
+    menu = False
+
     def start(self):
         "Offer the provider when the environment names one"
         settings = here().settings

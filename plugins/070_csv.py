@@ -22,13 +22,9 @@ class Csv(App):
         "Remember what the last check found, and the last export"
         self.checked, self.exported = None, None
 
-    def tables(self) -> dict[str, Crud]:
-        "The tables there are, by their singular name"
-        return {a.one: a for a in here().apps.values() if isinstance(a, Crud)}
-
     def page(self, view):
         "Choose a table, then a file in or out"
-        kinds = Literal[tuple(self.tables())]
+        kinds = Literal[tuple(here().tables)]
         load = ActionForm("csv.check", Labelled("csv-check", "table", kinds, label="Table"),
                           Labelled("csv-check", "file", Path, label="CSV file", accept=".csv,text/csv"),
                           button="Check the file", id="csv-check")
@@ -69,7 +65,7 @@ class Csv(App):
             first = found["bad"][0]
             raise PianolaError(f"{len(found['bad'])} rows have errors, the first in line {first['line']}: {first['error']}.", "Correct them, or import the good ones.",
                                rows=found["bad"][:100])
-        for row in found["good"]: self.tables()[table].insert_row(**validate(here().keyboard.find(f"{table}.insert"),
+        for row in found["good"]: here().tables[table].insert_row(**validate(here().keyboard.find(f"{table}.insert"),
                                                                              row))
         self.checked = None
         return {"table": table, "name": name, "imported": len(found["good"]), "left out": len(found["bad"])}
@@ -90,9 +86,9 @@ class Csv(App):
         return out.getvalue()
 
     def _table(self, table: str) -> Crud:
-        crud = self.tables().get(table)
+        crud = here().tables.get(table)
         if not crud: raise PianolaError(f"There is no table {shorten(table, 40)!r}.",
-                                        f"There are {', '.join(self.tables())}.")
+                                        f"There are {', '.join(here().tables)}.")
         return crud
 
     def _read(self, table: str, path: Path) -> dict:

@@ -1,12 +1,13 @@
 """Workshop: what works on this machine, and new apps."""
 import asyncio
+import contextlib
 import os
 import re
 import sys
 from pathlib import Path
 
 from server import (
-    OWN_TABLES, ActionForm, App, Article, ConflictError, DataTable, InvalidError, Labelled, ModelError, Models, PageHead,
+    OWN_TABLES, ActionForm, App, Article, ConflictError, DataTable, InvalidError, Labelled, ModelError, PageHead, Provider,
     Settings, action, here,
     plugin_files, port_free, show_table)
 
@@ -33,6 +34,7 @@ class {title}(Crud):
 class Workshop(App):
     "What works here, each with a next step where it does not; and a new app of your own, from one file."
 
+    menu = False
     commands = {"doctor": lambda settings, words: show_table("doctor", asyncio.run(examine(settings))),
                 "new app": lambda settings,
                 words: print(f"Wrote {new_app(settings, ' '.join(words))}. Start the server and open it from the menu.")}
@@ -61,10 +63,12 @@ def report(what: str, ok: bool, found: str, step: str = "") -> dict:
 
 async def examine(settings: Settings) -> list[dict]:
     "What works here, each with a next step where it does not"
-    models = Models(settings)
-    try: found = [i.name for i in await models.providers["ollama"].models()]
-    except ModelError: found = []
-    await models.close()
+    found = []
+    for kind in Provider.__subclasses__():
+        if kind.name != "ollama": continue
+        ollama = kind(settings.ollama_host)
+        with contextlib.suppress(ModelError): found = [i.name for i in await ollama.models()]
+        await ollama.close()
     port = report("port", port_free(settings), f"{settings.host}:{settings.port}",
                   f"Start with PORT={settings.port + 1}.")
     return [check_python(), check_ollama(found), *check_files(settings), check_folder(settings), port]

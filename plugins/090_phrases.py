@@ -7,7 +7,7 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from server import ActionButton, App, Article, Crud, Div, P, PageHead, Strong, action, calling, here
+from server import ActionButton, App, Article, Div, P, PageHead, Strong, action, calling, here
 
 PASSES, LIKELY, NEAREST, ROWS_SHOWN = 5, 12, 3, 4
 SURE, POSSIBLE = 0.5, 0.5  # nearness at which a phrase is known; share of the best one's at which another action is possible
@@ -776,21 +776,19 @@ def refers(request: str) -> bool:
 class Phrases(App):
     "What you can say to the assistant, by app. A small model learns the actions from these phrases; press one to try it."
 
+    menu = False
+
     def start(self):
         "Guide small models from here on"
         self.player, self.known, self.memory = None, (), Memory()
         here().chat.piano.guide = self
-
-    def tables(self) -> dict[str, Crud]:
-        "The tables there are"
-        return {a.one: a for a in here().apps.values() if isinstance(a, Crud)}
 
     def ready(self) -> Player:
         "The player for the keyboard as it is now"
         keys = self.offered("")
         known = tuple(k.name for k in keys)
         if known != self.known:
-            tables = self.tables()
+            tables = here().tables
             samples = {t: [_sample(s) for s in a.samples] for t, a in tables.items() if a.samples}
             self.player, self.known = Player(keys, samples, {t: a.name for t, a in tables.items()}), known
         return self.player
@@ -809,12 +807,12 @@ class Phrases(App):
 
     def names(self) -> dict[str, list[str]]:
         "The names of all rows in their order, and of the apps"
-        return {t: a.names() for t, a in self.tables().items()} | {"app": list(here().apps)}
+        return {t: a.names() for t, a in here().tables.items()} | {"app": list(here().apps)}
 
     def offered(self, app: str) -> list:
         "The open app's actions (without one, all tables'), the general ones, and what makes or chooses rows elsewhere"
         keys = [k for k in here().chat.piano.offered(app) if not k.name.endswith((".read", ".get"))]
-        open_apps = (app, "app", "pianola") if app else ("app", "pianola", *(a.name for a in self.tables().values()))
+        open_apps = (app, "app", "pianola") if app else ("app", "pianola", *(a.name for a in here().tables.values()))
         return [k for k in keys if k.app in open_apps or k.name.endswith((".insert", ".select")) or k.says]
 
     def page(self, view):
@@ -825,7 +823,7 @@ class Phrases(App):
             if e.play["action"] in general: groups.setdefault(e.play["action"], []).append(e.said)
         cards = [Article(P(Strong(docs[name])), Div(*(self._try(said) for said in phrases[:5]), cls="try"), cls="card")
                  for name, phrases in groups.items()]
-        for table, crud in self.tables().items():
+        for table, crud in here().tables.items():
             if names := crud.names(): cards.insert(0, Article(P(Strong(f"{crud.title} you have")), Div(*map(self._try, self._about(table, names[0])), cls="try"), cls="card"))
         return PageHead(self.title, self.__doc__), *cards
 

@@ -1,17 +1,15 @@
 "A real browser for the tests: one Chromium a session, a context a test; whatever a page complains of fails the test."
 import asyncio
 import atexit
-import contextlib
 import functools
-import http.server
 import json
 import re
-import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from scripted_ollama import Model, ScriptedOllama
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
@@ -119,95 +117,19 @@ def browse():
     finally: asyncio._set_running_loop(None)
 
 
-# ---- the other side of the chat: a model whose every word a test writes, in Ollama's wire format
-
-class Call(dict):
-    "A native tool call in a script: `Call(\"insert_row\", table=\"task\", fields={…})`"
-    def __init__(self, name: str, /, **args): super().__init__(function={"index": 0, "name": name, "arguments": args}, id=f"call_{name}")
-
-
-class Ollama:
-    """Answers each request with the next item of `script`; `seen` is what it was sent.
-
-    An item is a text (sent in small pieces), or a list of texts, Calls, Events to wait for, and ends: "!die" (the bare error
-    line), "!cut" (no end), "!garbage"; or a number, the status of an error. An empty script says "All right.". A request for
-    JSON by a schema takes the next item if that is JSON, else the answer is that nothing is to be played.
-    """
-
-    def __init__(self, *script):
-        self.script, self.seen, outer = list(script), [], self
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            def log_message(self, *args): pass
-            def do_GET(self): outer._tags(self)
-            def do_POST(self): outer._post(self, json.loads(self.rfile.read(int(self.headers["content-length"]))))
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.handle_error = lambda *args: None   # a client that went away
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    def close(self): self.server.shutdown(), self.server.server_close()
-
-    def _whole(self, to, answer: dict, status: int = 200):
-        body = json.dumps(answer).encode()
-        to.send_response(status)
-        to.send_header("Content-Type", "application/json")
-        to.send_header("Content-Length", str(len(body)))
-        to.end_headers()
-        to.wfile.write(body)
-
-    def _tags(self, to):
-        card = {"name": "llama3.2:3b", "model": "llama3.2:3b", "size": 2_000_000_000, "digest": "d1", "details": {"parameter_size": "3.2B"}}
-        self._whole(to, {"models": [card]})
-
-    def _post(self, to, body: dict):
-        if to.path == "/api/show":
-            return self._whole(to, {"details": {"parameter_size": "3.2B"}, "capabilities": ["completion", "tools"], "model_info": {"llama.context_length": 8192}})
-        self.seen.append(body)
-        item = self._next(bool(body.get("format")))
-        if isinstance(item, int): return self._whole(to, {"error": f"model '{body['model']}' not found" if item == 404 else "it is broken"}, item)
-        to.send_response(200)
-        to.send_header("Content-Type", "application/x-ndjson")
-        to.send_header("Transfer-Encoding", "chunked")
-        to.end_headers()
-        with contextlib.suppress(OSError): self._stream(to, body["model"], item)
-
-    def _next(self, constrained: bool):
-        if constrained and not (self.script and str(self.script[0]).startswith("{")): return '{"action": "none", "args": {}}'
-        return self.script.pop(0) if self.script else "All right."
-
-    def _stream(self, to, model: str, item):
-        def line(data):
-            raw = (data if isinstance(data, str) else json.dumps(data)).encode() + b"\n"
-            to.wfile.write(f"{len(raw):x}\r\n".encode() + raw + b"\r\n")
-        def say(**message): line({"model": model, "created_at": "2026-01-01T00:00:00Z", "message": {"role": "assistant", "content": "", **message}, "done": False})
-        for part in [item] if isinstance(item, str) else item:
-            if isinstance(part, threading.Event): part.wait(20)
-            elif isinstance(part, Call): say(tool_calls=[part])
-            elif part == "!die": return line({"error": "llama runner process no longer running: 2"}), to.wfile.write(b"0\r\n\r\n")
-            elif part == "!cut": return setattr(to, "close_connection", True), to.connection.shutdown(2)
-            elif part == "!garbage": line("<html>not json")
-            else:
-                for at in range(0, len(part), 7): say(content=part[at:at + 7])
-        line({"model": model, "created_at": "2026-01-01T00:00:00Z", "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop",
-              "total_duration": 10**9, "prompt_eval_count": 20, "prompt_eval_duration": 10**8, "eval_count": 9, "eval_duration": 10**8})
-        to.wfile.write(b"0\r\n\r\n")
-
+# ---- the other side of the chat: a model whose every word a test writes
 
 @pytest.fixture
 def ollama():
-    "A scripted Ollama"
-    model = Ollama()
-    yield model
-    model.close()
+    "A scripted Ollama with one model, which can call tools"
+    with ScriptedOllama(Model("llama3.2:3b", 2_000_000_000, "3.2B", can=("completion", "tools"))) as found: yield found
 
 
 @pytest.fixture
 def talk(fresh, ollama, tmp_path):
     "`talk(*script, way=\"json\")`: a Pianola whose model says this; its `ollama` is the model"
     def start(*script, way: str = "json", **settings):
-        ollama.script += script
+        ollama.replies += script
         live = fresh(ollama_host=ollama.url, models=tmp_path / "none", **settings)
         live.do("settings.set", key="way", value=way)
         live.ollama = ollama

@@ -1,11 +1,13 @@
 """A small HTTP server that speaks Ollama's wire format as recorded from a real one (0.32), and says what a test wants.
 
     with ScriptedOllama() as ollama:
-        ollama.replies += [says("Hello", " there."), dies("The night"), silent(5), fails(500, "it broke")]
+        ollama.replies += ["Hello.", says("Hello", gate, " there."), dies("The night"), silent(5), fails(500, "it broke")]
         provider = OllamaProvider(ollama.url)
 
-A reply is a list of steps: bytes go out as one line, a number waits so many seconds, CUT closes the connection with no
-end. `requests` is what was asked, `hung_up` is set when a client closed its connection in the middle of a reply.
+A reply is a text, said in small pieces, or a list of steps: bytes go out as one line, a number waits so many seconds, an
+Event until it is set, CUT closes the connection with no end. Where no reply is left it says "All right."; a request for
+JSON takes the next reply only if that is JSON, else nothing is to be played. `requests` is what was asked, `hung_up` is
+set when a client closed its connection in the middle of a reply.
 What a real server refuses by itself is refused here: an unknown model, a foreign Host or Origin, tools or thinking on a
 model without, arguments that are no object, a prompt that is too long (with `truncate: false`).
 """
@@ -19,12 +21,13 @@ import time
 from dataclasses import dataclass, field
 from email.utils import formatdate
 
-CUT = "cut"
+CUT, NAME = "cut", "smollm2:135m"
+NOTHING = '{"action": "none", "args": {}}'
 
 
 @dataclass
 class Model:
-    name: str = "smollm2:135m"
+    name: str = NAME
     size: int = 270_898_672
     params: str = "134.52M"
     context: int = 8192
@@ -63,22 +66,27 @@ def now() -> str:
     return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{time.time_ns() % 10**9:09}Z"
 
 
-def part(model: str = "smollm2:135m", at: str = "", **message) -> bytes:
+def part(model: str = NAME, at: str = "", **message) -> bytes:
     message = {"role": "assistant", "content": "", **message}
     return encode({"model": model, "created_at": at or now(), "message": message, "done": False})
 
 
-def end(model: str = "smollm2:135m", at: str = "", reason: str = "stop", **counters) -> bytes:
+def end(model: str = NAME, at: str = "", reason: str = "stop", **counters) -> bytes:
     counts = {"total_duration": 888150827, "load_duration": 790521804, "prompt_eval_count": 13,
               "prompt_eval_duration": 31272000, "eval_count": 12, "eval_duration": 63538000} | counters
     return encode({"model": model, "created_at": at or now(), "message": {"role": "assistant", "content": ""},
                    "done": True, "done_reason": reason, **counts})
 
 
-def says(*texts: str, thinking: str = "", calls: tuple = (), reason: str = "stop", **counters) -> Reply:
+def told(texts: tuple, *last) -> Reply:
+    "A reply of texts, and of what to wait for between them"
+    return Reply([part(content=text) if isinstance(text, str) else text for text in texts] + [*last])
+
+
+def says(*texts: str | float | threading.Event, thinking: str = "", calls: tuple = (), reason: str = "stop", **counters) -> Reply:
     "A whole reply; `calls` are (name, arguments) and come in one chunk, as they do"
     steps = [part(thinking=thinking)] if thinking else []
-    steps += [part(content=text) for text in texts]
+    steps += told(texts).steps
     made = [{"id": f"call_{n:08}", "function": {"index": n, "name": name, "arguments": args}}
             for n, (name, args) in enumerate(calls)]
     return Reply(steps + ([part(tool_calls=made)] if made else []) + [end(reason=reason, **counters)])
@@ -86,12 +94,12 @@ def says(*texts: str, thinking: str = "", calls: tuple = (), reason: str = "stop
 
 def dies(*texts: str, error: str = "an error was encountered while running the model: unexpected EOF") -> Reply:
     "HTTP stays 200; the last line is a bare error"
-    return Reply([part(content=text) for text in texts] + [encode({"error": error})])
+    return told(texts, encode({"error": error}))
 
 
-def garbles(*texts: str, line: bytes = b"<html>") -> Reply: return Reply([part(content=t) for t in texts] + [line])
-def cut(*texts: str) -> Reply: return Reply([part(content=t) for t in texts] + [CUT])
-def silent(seconds: float, *texts: str) -> Reply: return Reply([part(content=t) for t in texts] + [seconds, end()])
+def garbles(*texts: str, line: bytes = b"<html>") -> Reply: return told(texts, line)
+def cut(*texts: str) -> Reply: return told(texts, CUT)
+def silent(seconds: float, *texts: str) -> Reply: return told(texts, seconds, end())
 def endless(text: str = "on and on ") -> Reply: return Reply([part(content=text), 0.01] * 2000)
 def fails(status: int, error: str = "") -> Reply: return Reply([], status, error)
 def pulls(total: int = 1000, pieces: int = 4) -> Reply:
@@ -106,7 +114,7 @@ def pulls(total: int = 1000, pieces: int = 4) -> Reply:
 class ScriptedOllama:
     def __init__(self, *models: Model):
         self.models = list(models or [Model()])
-        self.replies: list[Reply] = []
+        self.replies: list[Reply | str] = []
         self.requests: list[dict] = []
         self.hung_up = threading.Event()
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"ollama": self}))
@@ -125,6 +133,14 @@ class ScriptedOllama:
 
     def model(self, name: str) -> Model | None:
         return next((m for m in self.models if m.name in (name, f"{name}:latest")), None)
+
+    def reply(self, constrained: bool) -> Reply:
+        "The next of `replies`; one that is no JSON is left for the words that follow, as a schema lets only JSON through"
+        first = self.replies[0] if self.replies else ""
+        is_json = first.startswith("{") if isinstance(first, str) else first.steps[:1] and b'"content":"{' in first.steps[0]
+        if constrained and not is_json: found = NOTHING
+        else: found = self.replies.pop(0) if self.replies else "All right."
+        return found if isinstance(found, Reply) else says(*(found[at:at + 7] for at in range(0, len(found), 7)))
 
     def refusal(self, body: dict) -> tuple[int, str] | None:
         "What a real server would not do, as status and error"
@@ -172,11 +188,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         refused = self.path == "/api/chat" and self.ollama.refusal(body)
         if refused: return self._whole({"error": refused[1]}, refused[0])
         if self.path == "/api/chat" and not body.get("messages"): return self._whole(json.loads(end(reason="load")))
-        reply = self.ollama.replies.pop(0) if self.ollama.replies else says("All right.")
+        reply = self.ollama.reply(bool(body.get("format")))
         sse = self.path.startswith("/v1/")
         wrong = {"error": {"message": reply.error, "type": "api_error"} if sse else reply.error}
         if reply.status != 200: return self._whole(wrong, reply.status)
-        with contextlib.suppress(OSError): self._stream(reply, sse)
+        with contextlib.suppress(OSError): self._stream(reply, sse, body.get("model", NAME))
 
     def _foreign(self) -> bool:
         "An empty 403 for somebody else's page or name"
@@ -196,17 +212,27 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self._head(status, ("Content-Type", "application/json; charset=utf-8"), ("Content-Length", str(len(body))))
         self.wfile.write(body)
 
-    def _stream(self, reply: Reply, sse: bool):
+    def _stream(self, reply: Reply, sse: bool, model: str):
         kind = "text/event-stream" if sse else "application/x-ndjson"
         self._head(200, ("Content-Type", kind), ("Transfer-Encoding", "chunked"))
         for step in reply.steps:
             if step == CUT: return self._cut()
-            if isinstance(step, bytes): self._chunk(as_openai(step) if sse else step + b"\n")
-            elif select.select([self.connection], [], [], step)[0]:     # the client sends nothing now: it went away
+            if isinstance(step, bytes):
+                line = step.replace(encode({"model": NAME})[1:-1], encode({"model": model})[1:-1], 1)
+                self._chunk(as_openai(line) if sse else line + b"\n")
+            elif self._gone(step):
                 self.ollama.hung_up.set()
                 return self._cut()
         if sse: self._chunk(b"data: [DONE]\n\n")
         self.wfile.write(b"0\r\n\r\n")
+
+    def _gone(self, step: float | threading.Event) -> bool:
+        "Wait; true if the client went away meanwhile (it sends nothing now, so that a byte to read is its end)"
+        gate = step if isinstance(step, threading.Event) else threading.Event()
+        until = time.monotonic() + (20 if gate is step else step)
+        while not gate.is_set() and (left := until - time.monotonic()) > 0:
+            if select.select([self.connection], [], [], min(left, 0.02))[0]: return True
+        return False
 
     def _chunk(self, data: bytes):
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")

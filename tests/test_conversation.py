@@ -8,6 +8,7 @@ from playwright.sync_api import expect
 
 from browser import AWAY, browse, ollama, talk  # noqa: F401  (fixtures)
 from conftest import free_port
+from scripted_ollama import says
 
 
 def act(name: str, /, **args) -> str: return json.dumps({"action": name, "args": args})
@@ -27,7 +28,7 @@ def test_killed_in_mid_reply_it_comes_back_with_the_half_reply_and_sends_nothing
     port, go = free_port(), threading.Event()
     monkeypatch.setattr("conftest.free_port", lambda: port)
     env = {"OLLAMA_HOST": ollama.url, "PIANOLA_MODELS": str(tmp_path), "PIANOLA_MODEL": "ollama/llama3.2:3b"}
-    ollama.script += [["The half ", "of a reply", threading.Event(), go]]
+    ollama.replies += [says("The half ", "of a reply", threading.Event(), go)]
     live, first = process(**env)
     live.do("settings.set", key="way", value="json")
     v = browse(live, "/app/tasks", AWAY)
@@ -45,19 +46,19 @@ def test_killed_in_mid_reply_it_comes_back_with_the_half_reply_and_sends_nothing
     expect(v.page.locator("#stop")).to_be_hidden()
     v.page.reload()
     expect(reply).to_contain_text("The half of a reply")
-    assert len(ollama.seen) == 1
+    assert len(ollama.requests) == 1
     v.say("go on")
     v.answered("All right.")
-    assert len(ollama.seen) == 2 and [m["role"] for m in ollama.seen[1]["messages"]][-3:] == ["user", "assistant", "user"]
+    assert len(ollama.requests) == 2 and [m["role"] for m in ollama.requests[1]["messages"]][-3:] == ["user", "assistant", "user"]
 
 
 def test_a_line_is_saved_before_the_model_is_called(talk):
     go = threading.Event()
-    live = talk([go, "Late."])
+    live = talk(says(go, "Late."))
     thread = threading.Thread(target=live.say, args=("remember me",))
     thread.start()
     try:
-        while not live.ollama.seen: pass
+        while not live.ollama.requests: pass
         rows = live.pianola.db.q("select content, state from message where kind='chat' order by id")
         assert rows == [{"content": "remember me", "state": "done"}, {"content": "", "state": "running"}]
     finally:
@@ -69,7 +70,7 @@ def test_a_question_to_the_person_survives_a_restart(process, ollama, browse, mo
     port = free_port()
     monkeypatch.setattr("conftest.free_port", lambda: port)
     env = {"OLLAMA_HOST": ollama.url, "PIANOLA_MODELS": str(tmp_path), "PIANOLA_MODEL": "ollama/llama3.2:3b"}
-    ollama.script += [act("task.delete", id=1), "I asked.", "It is gone."]
+    ollama.replies += [act("task.delete", id=1), "I asked.", "It is gone."]
     live, first = process(**env)
     live.do("settings.set", key="way", value="json")
     live.do("task.insert", name="rent")
@@ -129,7 +130,7 @@ def test_the_chat_search_finds_old_lines_and_gives_the_end_back(fresh, browse, t
 
 def test_the_list_follows_the_words_unless_one_has_scrolled_up(talk, browse):
     gates = [threading.Event() for _ in range(2)]
-    live = talk(["One.\n\n" * 20, gates[0], "Two.\n\n" * 20, gates[1], "Three."])
+    live = talk(says("One.\n\n" * 20, gates[0], "Two.\n\n" * 20, gates[1], "Three."))
     v = browse(live, viewport={"width": 1100, "height": 500})
     low = "() => { const l = document.querySelector('#msg-list'); return l.scrollHeight - l.scrollTop - l.clientHeight < 60; }"
     v.say("go")
@@ -195,8 +196,8 @@ def test_the_model_hears_what_was_done_in_the_syntax_it_must_speak(talk):
     live.do("task.toggle", id=1)
     live.do("task.delete", id=99)
     live.say("what did I do?")
-    said = live.ollama.seen[0]["messages"][-1]["content"]
-    assert [m["role"] for m in live.ollama.seen[0]["messages"]] == ["system", "user"]
+    said = live.ollama.requests[0]["messages"][-1]["content"]
+    assert [m["role"] for m in live.ollama.requests[0]["messages"]] == ["system", "user"]
     lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     assert [(e["action"], e["by"], e["ok"]) for e in lines][:2] == [("task.insert", "client", True), ("task.toggle", "client", True)]
     assert said.endswith("what did I do?")
@@ -210,7 +211,7 @@ def test_what_was_sent_once_is_never_changed(talk, way, tab):
     for i in range(6):
         live.do("task.insert", name=f"n{i}")
         live.http.post("/chat", json={"msg": f"line {i}"}, headers={"x-tab": tab} if tab else {}).read()
-    sent = [r["messages"] for r in live.ollama.seen if "format" not in r]
+    sent = [r["messages"] for r in live.ollama.requests if "format" not in r]
     for before, after in zip(sent, sent[1:]): assert after[:len(before)] == before
 
 
@@ -218,17 +219,17 @@ def test_the_persons_line_is_the_last_thing_the_model_reads(talk):
     live = talk("Yes.")
     live.pianola.chat.tabs.get("t", "tasks")
     live.http.post("/chat", json={"msg": "add milk"}, headers={"x-tab": "t"}).read()
-    assert live.ollama.seen[0]["messages"][-1]["content"].endswith("add milk")
+    assert live.ollama.requests[0]["messages"][-1]["content"].endswith("add milk")
 
 
 def test_the_older_half_is_dropped_at_once_and_the_front_stays(talk):
     live = talk(*["word " * 300] * 30)
     live.do("settings.set", key="context", value=4096)
     for i in range(30): live.say(f"line {i}")
-    sent = [r["messages"] for r in live.ollama.seen]
+    sent = [r["messages"] for r in live.ollama.requests]
     changed = sum(a[:len(b)] != b for b, a in zip(sent, sent[1:]))
     assert 1 <= changed <= 6 and len({s[0]["content"] for s in sent}) == 1
-    assert all(r["options"]["num_ctx"] == 4096 for r in live.ollama.seen)
+    assert all(r["options"]["num_ctx"] == 4096 for r in live.ollama.requests)
     assert live.http.get("/context").json()["dropped"] > 0
 
 
@@ -236,7 +237,7 @@ def test_context_shows_what_was_sent(talk):
     live = talk("Yes.")
     live.do("task.insert", name="Buy milk")
     live.say("hello")
-    report, sent = live.http.get("/context").json(), live.ollama.seen[0]["messages"]
+    report, sent = live.http.get("/context").json(), live.ollama.requests[0]["messages"]
     texts = [p["text"] for p in report["parts"]]
     assert [p["part"] for p in report["parts"]][0] == "who" and all(t in "".join(m["content"] for m in sent) for t in texts)
     assert report["tokens"] == sum(p["tokens"] for p in report["parts"]) and report["dropped"] == 0
@@ -249,7 +250,7 @@ def test_after_an_undo_the_model_hears_of_it(talk):
     live.say("add milk")
     live.do("journal.undo")
     live.say("and now?")
-    said = live.ollama.seen[-1]["messages"][-1]["content"]
+    said = live.ollama.requests[-1]["messages"][-1]["content"]
     assert "journal.undo" in said and "milk" in said
 
 

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 from test_keyboard import wait_for
-from test_prompt import ollama  # noqa: F401  (a fixture)
+from browser import ollama  # noqa: F401  (a fixture)
 
 SECRETS = {"OPENAI_API_KEY": "sk-Quietschebaum-key", "PIANOLA_TOKEN": "Quietschebaum-token"}
 

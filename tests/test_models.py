@@ -21,7 +21,7 @@ from scripted_ollama import (
     Model, ScriptedOllama, cut, dies, encode, end, endless, fails, garbles, now, part, pulls, says, silent)
 
 import server
-from server import ModelError, ModelInfo, OllamaProvider, Options, choose_way
+from server import ModelError, ModelInfo, Options, choose_way
 
 PLUGINS = Path(server.__file__).parent / "plugins"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -39,7 +39,7 @@ def plugin(name: str):
     return server.import_plugin(next(PLUGINS.glob(f"[0-9]*_{name}.py")))[0]
 
 
-fetching, remote = plugin("models"), plugin("remote")
+fetching, remote, OllamaProvider = plugin("models"), plugin("remote"), plugin("ollama").OllamaProvider
 EmbeddedProvider, ModelSpec, MODELS = fetching.EmbeddedProvider, fetching.ModelSpec, fetching.MODELS
 
 
@@ -214,14 +214,14 @@ def test_only_loopback_is_this_machine(host, local, monkeypatch):
 def test_pulling_through_ollama_tells_how_far_it_is(ollama):
     told = []
     ollama.replies += [pulls(1000)]
-    asyncio.run(fetching.pull_ollama(OllamaProvider(ollama.url), "smollm2:135m", lambda *now: told.append(now[:2])))
+    asyncio.run(OllamaProvider(ollama.url).pull("smollm2:135m", lambda *now: told.append(now[:2])))
     assert told[-1] == (1000, 1000) and ollama.requests[0]["path"] == "/api/pull"
 
 
 def test_a_pull_that_fails_is_a_sentence(ollama):
     for reply in (dies(error="pull model manifest: file does not exist"), fails(404, "not found")):
         ollama.replies += [reply]
-        assert error_of(fetching.pull_ollama(OllamaProvider(ollama.url), "nope")).fix
+        assert error_of(OllamaProvider(ollama.url).pull("nope", print)).fix
 
 
 # ---- any OpenAI server

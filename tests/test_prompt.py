@@ -1,67 +1,18 @@
 "SYSTEM PROMPT: who the assistant is, in layers, read again when its file changes."
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
+from browser import ollama, talk  # noqa: F401  (fixtures)
 from server import SystemPrompt
 
 
-class Ollama(BaseHTTPRequestHandler):
-    "As little of Ollama as a reply needs; `go` lets it speak, `asked` keeps what it was sent"
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_): pass
-
-    def _answer(self, value, kind="application/json"):
-        body = value if isinstance(value, bytes) else json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("content-type", kind)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self):
-        "The models there are"
-        details = {"parameter_size": "7B", "family": "llama"}
-        self._answer({"models": [{"name": "quiet:latest", "model": "quiet:latest", "size": 5_000_000_000, "details": details}], "version": "0.32.15"})
-
-    def do_POST(self):
-        "What a model can, or a reply in two lines"
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        if self.path == "/api/show": return self._answer({"capabilities": ["completion"], "details": {"parameter_size": "7B"}, "model_info": {}})
-        self.server.asked.append(asked)
-        self.server.go.wait(20)
-        said = {"model": "quiet", "message": {"role": "assistant", "content": self.server.says}, "done": False}
-        end = {**said, "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop", "prompt_eval_count": 5, "eval_count": 2}
-        self._answer(b"".join(json.dumps(x).encode() + b"\n" for x in (said, end)), "application/x-ndjson")
-
-
 @pytest.fixture
-def ollama():
-    "A model server that answers `says` once `go` is set; its address is `url`"
-    here = ThreadingHTTPServer(("127.0.0.1", 0), Ollama)
-    here.daemon_threads, here.asked, here.go, here.says = True, [], threading.Event(), "Hello."
-    here.go.set()
-    here.url = f"http://127.0.0.1:{here.server_port}"
-    threading.Thread(target=here.serve_forever, daemon=True).start()
-    yield here
-    here.go.set()
-    here.shutdown()
-    here.server_close()
-
-
-@pytest.fixture
-def talking(fresh, ollama, tmp_path):
-    "A server with that model, playing in the json way"
-    live = fresh(ollama_host=ollama.url, models=tmp_path / "none", prompt=tmp_path / "prompt.md", app_name="Orchestrion", model="ollama/quiet:latest")
-    live.do("settings.set", key="way", value="json")
-    return live
+def talking(talk, tmp_path):  # noqa: F811
+    "A server with a model that plays in the json way, its prompt in a file"
+    return talk(prompt=tmp_path / "prompt.md", app_name="Orchestrion")
 
 
 def front(ollama):
     "The system message of the last request"
-    return ollama.asked[-1]["messages"][0]["content"]
+    return ollama.requests[-1]["messages"][0]["content"]
 
 
 def test_without_a_file_the_assistant_is_called_as_the_app_is(talking, ollama):
@@ -108,6 +59,6 @@ def test_the_front_stays_the_same_from_turn_to_turn(talking, ollama):
     for line in ("One", "Two", "Three"):
         talking.do("task.insert", name=line)
         talking.say(line)
-    assert len({a["messages"][0]["content"] for a in ollama.asked}) == 1
-    short, long = ollama.asked[-2]["messages"], ollama.asked[-1]["messages"]
+    assert len({a["messages"][0]["content"] for a in ollama.requests}) == 1
+    short, long = ollama.requests[-2]["messages"], ollama.requests[-1]["messages"]
     assert long[:len(short)] == short

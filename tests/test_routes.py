@@ -10,10 +10,11 @@ import time
 import httpx
 import pytest
 import websockets
+from browser import ollama  # noqa: F401  (a fixture)
 from conftest import free_port, in_thread
+from scripted_ollama import says
 from test_database import start  # noqa: F401  (a fixture)
 from test_keyboard import over_socket, wait_for
-from test_prompt import ollama  # noqa: F401  (a fixture)
 
 import server
 
@@ -346,12 +347,12 @@ def stopped_in(popen, sig=signal.SIGINT):
 
 
 def test_ctrl_c_stops_within_a_second_in_the_middle_of_a_reply_and_with_open_sockets(process, ollama, tmp_path):  # noqa: F811
-    ollama.go.clear()
-    live, popen = process(OLLAMA_HOST=ollama.url, PIANOLA_MODEL="ollama/quiet:latest", PIANOLA_MODELS=str(tmp_path / "none"))
+    ollama.replies += [says(threading.Event())]
+    live, popen = process(OLLAMA_HOST=ollama.url, PIANOLA_MODEL="ollama/llama3.2:3b", PIANOLA_MODELS=str(tmp_path / "none"))
     live.do("settings.set", key="way", value="json")
     threading.Thread(target=_say, args=(live,), daemon=True).start()
     threading.Thread(target=lambda: asyncio.run(_sit(live)), daemon=True).start()
-    wait_for(lambda: ollama.asked)
+    wait_for(lambda: ollama.requests)
     assert stopped_in(popen) < 1.5 and popen.returncode in (0, -2, 130)
 
 

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from browser import REFUSED, browse, ollama, talk  # noqa: F401  (fixtures)
+from scripted_ollama import says
 
 APPS = ("introduction", "profiles", "tasks", "journal", "settings", "models", "remote", "csv", "workshop")
 AXE = Path(__file__).parent / "vendor/axe.min.js"
@@ -41,7 +42,7 @@ LIVE = """(within) => [...document.querySelectorAll(within + ' *')].flatMap((e) 
 
 @pytest.mark.parametrize("size", [3, 100_000])
 def test_nothing_a_model_says_becomes_live(talk, browse, size):
-    live = talk([MARKDOWN[at:at + size] for at in range(0, len(MARKDOWN), size)] + ["\n\nThe end."])
+    live = talk(says(*(MARKDOWN[at:at + size] for at in range(0, len(MARKDOWN), size)), "\n\nThe end."))
     v = browse(live, "/app/tasks")
     v.say(" ".join(HOSTILE))
     v.answered("The end.")

@@ -175,14 +175,15 @@ def test_the_start_says_its_name_in_big_letters_and_its_address(bare):
     assert process.returncode == 0
 
 
-@pytest.mark.skip(reason="open: the second start is refused; the folder seems still locked")
-def test_it_starts_again_on_the_folder_it_left_and_tells_everything_under_v(bare):
-    data = bare[0].data
-    with as_process(data, "-v", "serve", PIANOLA_MODELS=str(data / "none"), COLUMNS="160") as (live, process):
-        heard = [c.laddr.ip for c in psutil.Process(process.pid).net_connections("inet") if c.status == "LISTEN"]
-        names = [r["name"] for r in live.rows()]
-        said = ended(process)
-    assert names == ["Buy milk", "Buy tea"] and heard == ["127.0.0.1"]
+def test_it_starts_again_on_the_folder_it_left_and_tells_everything_under_v(process, tmp_path):
+    quiet = {"PIANOLA_MODELS": str(tmp_path / "none"), "COLUMNS": "160"}
+    live, first = process(**quiet)
+    assert live.do("task.insert", name="Buy milk")["ok"] and live.do("task.insert", name="Buy tea")["ok"]
+    assert "Traceback" not in ended(first) and first.returncode == 0
+    live, second = process("-v", "serve", **quiet)
+    heard = [c.laddr.ip for c in psutil.Process(second.pid).net_connections("inet") if c.status == "LISTEN"]
+    assert [r["name"] for r in live.rows()] == ["Buy milk", "Buy tea"] and heard == ["127.0.0.1"]
+    said = ended(second)
     assert "keyboard" in said and "task.insert" in said and "Traceback" not in said
 
 
