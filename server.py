@@ -3017,6 +3017,7 @@ class Job:
     worker: Any = None
     future: asyncio.Future | None = None
     dirty: bool = True
+    visible: bool = False           # at work so long that it shows as a job
 
     @property
     def rate(self) -> float:
@@ -3207,7 +3208,8 @@ class Jobs:
         self.changed(job)
 
     def _show(self, job: Job) -> None:
-        if not job.future.done(): self.changed(job)
+        job.visible = not job.future.done()
+        if job.visible: self.changed(job)
 
     async def _keep_saving(self) -> None:
         while True:
@@ -3835,7 +3837,7 @@ class Workflow(App):
             await p.db.write(self._keep, opened, one, order["args"], kept)
             p.redraw(self.name)
             raise
-        if one.say: await p.chat.ask(f"(The step “{one.title}” is done: {record['preview']}. {one.say})", call.tab)
+        if one.say and p.models.current: await p.chat.ask(f"(The step “{one.title}” is done: {record['preview']}. {one.say})", call.tab)
         elif time.monotonic() - began > 3: p.chat.remark(f"The job “{job.title}” is done: {record['preview']}.")
         self._records[call.journal] = opened, one, order["args"], {"record": to_json(record), "state": "done", "seconds": time.monotonic() - began}
         return {"run": opened["key"], "step": one.title, "preview": record["preview"], "files": record.get("files", [])}
@@ -3868,15 +3870,22 @@ class Workflow(App):
 
     def _keep(self, run: dict, one: Step, inputs: dict, values: dict) -> None:
         "What came of a step, in the writer; what was done after it is stale, and what was done before it folds"
-        db, names = here().db, [s.name for s in self.steps]
-        at = names.index(one.name)
+        db = here().db
         values = {"record": None, "error": None, "trace": None, "seconds": 0, "folded": 0} | values | {"inputs": to_json(inputs), "at": now()}
         columns = ", ".join(values)
         db.do(f"insert into run_step(run_id, step, {columns}) values(?, ?{', ?' * len(values)}) on conflict(run_id, step) do update set "
               + ", ".join(f"{c}=excluded.{c}" for c in values), run["id"], one.name, *values.values())
-        for later in names[at + 1:]: db.do("update run_step set state='stale' where run_id=? and step=? and state='done'", run["id"], later)
-        if values["state"] == "done" and at: db.do("update run_step set folded=1 where run_id=? and step=? and state='done'", run["id"], names[at - 1])
+        for later in self.after(one): db.do("update run_step set state='stale' where run_id=? and step=? and state='done'", run["id"], later)
+        for need in one.needs if values["state"] == "done" else ():
+            db.do("update run_step set folded=1 where run_id=? and step=? and state='done'", run["id"], need)
         db.do("update run set changed=? where id=?", now(), run["id"])
+
+    def after(self, one: Step) -> list[str]:
+        "The steps that build on the result of one, directly or not"
+        found = [one.name]
+        for s in self.steps:
+            if set(s.needs) & set(found): found.append(s.name)
+        return found[1:]
 
     def find_step(self, name: str) -> Step:
         "The step called `name`, by its name or title"
@@ -3909,6 +3918,7 @@ class Workflow(App):
         threading.Thread(target=copy_context().run, args=(here().jobs.warm, self.name, self.file), daemon=True).start()
         cards = [self._card(i, s, run, done, jobs.get(s.name), next((j for j in left if j["step"] == s.name), None), view)
                  for i, s in enumerate(self.steps, 1)]
+        if following := next((c for c in cards if c.attrs["data-state"] == "open"), None): following.attrs["data-next"] = "true"
         return PageHead(self.title, inspect.getdoc(self) or "", RunBar(self.name, run)), *cards
 
     def _card(self, number: int, one: Step, run: dict | None, done: dict, job: Job | None, left: dict | None, view: View):
@@ -3920,7 +3930,7 @@ class Workflow(App):
         form = StepForm(f"{self.name}.{one.name}", one, inputs, locked, "Run again" if known.get("record") else "Run")
         lists = [t.panel(view) for t in self.tables if t.table in one.lists.values()]
         parts = [*lists, P(f"After: {', '.join(missing)}.", cls="muted")] if missing else [*lists, form]
-        if job and time.monotonic() - job.began > STEP_SHOWS_AFTER: parts.append(JobBar(job))
+        if job and job.visible: parts.append(JobBar(job))
         elif left: parts.append(LeftJob(left))
         if known.get("error"): parts.append(StepError(f"{self.name}.{one.name}", known))
         if known.get("record"): parts.append(StepResult(run["key"], self.name, one.name, known["record"], view.filters.get("sort", "")))
@@ -4365,7 +4375,7 @@ def stream_events(req: Request):
         tab.streams += 1
         try:
             async for batch in p.jobs.follow(lambda job: job.app == tab.view.app, last_event(req)):
-                bars = html(*(swap(JobBar(job)) for job in {e[1].id: e[1] for e in batch}.values() if job.began))
+                bars = html(*(swap(JobBar(job)) for job in {e[1].id: e[1] for e in batch}.values() if job.visible))
                 yield sse(batch[-1][0], bars)
         finally: tab.streams -= 1
         yield "event: done\ndata: end\n\n"

@@ -117,8 +117,8 @@ class Runs(Crud):
         "Forget the results of a step and of all after it; their inputs stay"
         flow, row = self.flow(run)
         if row["finalized"]: raise ConflictError(f"{row['name']} is finalized.", "Unlock it first.")
-        names = [s.name for s in flow.steps]
-        for name in names[names.index(flow.find_step(step.rpartition(".")[2]).name):]:
+        one = flow.find_step(step.rpartition(".")[2])
+        for name in (one.name, *flow.after(one)):
             here().db.do("update run_step set state='open', record=null, error=null, trace=null, folded=0 where run_id=? and step=?", row["id"], name)
         return {"run": row["key"], "name": row["name"], "step": step}
 

@@ -462,6 +462,14 @@ def play_schema(actions, heard: Heard, openings=frozenset()) -> dict:
     return {"$defs": defs, "anyOf": options}
 
 
+def said_numbers(text: str, kind: str) -> dict | None:
+    "The numbers a request says, but for the step's own (`step two`), as a schema; None without any"
+    rest = re.sub(r"\bstep\s+\w+", " ", text, flags=re.I)
+    found = [float(n) if "." in n or kind == "number" else int(n) for n in re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.]*\w)", rest) if kind == "number" or "." not in n]
+    found += [NUMBERS[w] for w in rest.lower().split() if w in NUMBERS and w not in ("a", "an")]
+    return {"enum": list(dict.fromkeys(found))} if found else None
+
+
 def says(name: str, text: str) -> bool:
     "Does `text` speak of the field `name`?"
     return bool(re.search(rf"\b{re.escape(name.replace('_', ' '))}s?\b", text, re.I))
@@ -497,6 +505,7 @@ def _field(name, schema, action, heard, text):
     if schema.get("format") == "date": return {"enum": [d[2] for d in heard.dates]} if heard.dates else None
     if name == "app" and "app" in heard.rows: return {"enum": heard.rows["app"]}
     if "enum" in schema: return {"enum": schema["enum"]}
+    if schema.get("type") in ("integer", "number"): return said_numbers(heard.request, schema["type"])
     if name == "key": return {"type": "string", "pattern": "^[a-z][a-z_]{1,24}$"}
     if len(quoted := list(_QUOTED.finditer(heard.request))) == 1 and not required and name != "name":
         rest = heard.request[:quoted[0].start()] + heard.request[quoted[0].end():]

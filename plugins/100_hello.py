@@ -15,7 +15,7 @@ class Hello(Workflow):
     @step("Shout it")
     def shout(self, name, times: int = 3):
         "Louder: `name` is the result of the first step"
-        return [name.upper()] * times
+        return [name.replace("*", "").upper()] * times
 
     @step("Make a card", say="Congratulate the person on their first workflow in one short sentence.")
     def card(self, shout, emoji: str = "🎉"):

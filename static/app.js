@@ -2,7 +2,7 @@
 // Sortable, without defer, so that the split is set before the first paint. Listeners sit on `document`.
 (() => {"use strict";
 const root = document.documentElement;
-let shown, away, telling, grip, mark = "", recalled = 0, following = true, top = 0, fromEnd = 0, changes = [];
+let shown, step, away, telling, grip, mark = "", recalled = 0, following = true, top = 0, fromEnd = 0, changes = [];
 const $ = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
 const on = (type, fn, capture) => document.addEventListener(type, fn, capture);
@@ -48,11 +48,13 @@ function arrive() {
     if (!shown) history.replaceState({app, url}, "");
     if (moved) { history.pushState({app, url}, "", url); left.scrollTop = 0; }
     if (moved && document.activeElement === document.body) left.focus({preventScroll: true});
-    shown = url; showTitle();
+    const next = document.querySelector(".step[data-next]")?.id || "", free = !$("grid-right").contains(document.activeElement);
+    if (next && step !== undefined && !moved && next !== step) $(next).scrollIntoView({block: "nearest"});
+    if (next && step !== undefined && !moved && next !== step && free) $(next).focus({preventScroll: true});
+    shown = url; step = next; showTitle();
 }
 addEventListener("popstate", ({state}) => { if (state) { shown = state.url; act("app.open", {app: state.app}); } });
-addEventListener("pageshow", (e) => { if (e.persisted) location.reload(); });   // hx-ws does not come back by itself
-on("visibilitychange", () => { mark = ""; showTitle(); });
+addEventListener("pageshow", (e) => e.persisted && location.reload()); on("visibilitychange", () => { mark = ""; showTitle(); });
 // ---- Requests: each says which tab it is; `act`, plain buttons and ticks send their own values alone.
 on("htmx-config-request", ({detail: {ctx}}) => {
     ctx.request.headers["X-Tab"] = document.body.dataset.tab;
@@ -89,8 +91,7 @@ on("htmx-after-settle", ({target}) => {
     const ends = target.matches?.(":is([data-role=assistant], [id^=job-]):not([data-state=running])");
     if (document.hidden && ends) { mark = "● "; showTitle(); }
 });
-on("htmx-after-process", sortables);
-when("animationend", ".toast", (toast) => toast.remove());
+on("htmx-after-process", sortables); when("animationend", ".toast", (toast) => toast.remove());
 when("click", ".toast :is(button, a)", (pressed) => pressed.closest(".toast").remove());
 // ---- The socket: it says which app is open, shows when it is away, and takes the composer's line as {"msg": text}.
 on("htmx-ws-before-connection", ({detail: {connection}}) => {
@@ -175,9 +176,8 @@ function filterPalette() {
     for (const li of $("palette-list").children) li.hidden = !words.every((word) => text(li).includes(word));
     choose($("palette-list"), $("palette-input"));
 }
-when("input", "#palette-input", filterPalette);
+when("input", "#palette-input", filterPalette); when("click", "#open-palette", openPalette);
 when("keydown", "#palette-input", (input, e) => listKey(e, $("palette-list"), () => $("palette").close()));
-when("click", "#open-palette", openPalette);
 when("click", "#palette", (palette, e) => e.target === palette && palette.close());
 // ---- Following: the list stays at its end while words come, unless one has scrolled up; older ones load in place.
 function follow() {   // once a frame, however many words came

@@ -53,6 +53,9 @@ class Reply:
     status: int = 200
     error: str = ""
 
+    @property
+    def opening(self) -> bytes: return next((step for step in self.steps if isinstance(step, bytes)), b"")
+
 
 def encode(data: dict) -> bytes:
     "JSON as Go writes it: no spaces, and the three signs of HTML escaped"
@@ -137,7 +140,7 @@ class ScriptedOllama:
     def reply(self, constrained: bool) -> Reply:
         "The next of `replies`; one that is no JSON is left for the words that follow, as a schema lets only JSON through"
         first = self.replies[0] if self.replies else ""
-        is_json = first.startswith("{") if isinstance(first, str) else first.steps[:1] and b'"content":"{' in first.steps[0]
+        is_json = first.startswith("{") if isinstance(first, str) else b'"content":"{' in first.opening
         if constrained and not is_json: found = NOTHING
         else: found = self.replies.pop(0) if self.replies else "All right."
         return found if isinstance(found, Reply) else says(*(found[at:at + 7] for at in range(0, len(found), 7)))
