@@ -156,15 +156,26 @@ def test_an_object_broken_twice_is_shown_to_the_person(talk, browse):
     expect(v.page.locator("#msg-list .key[data-ok=false]").last).to_contain_text("not valid JSON")
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_refused_action_is_told_to_model_and_person(talk, browse, way):
-    live = talk(*turn(way, ("task.toggle", {"id": "zebra"}), words="I found none."), way=way)
+NO_ROW = ("tick off the zebra", ("task.toggle", {"id": "zebra"}), "No task is called 'zebra'")
+TOO_LONG = (f"add {'Z' * 1001} to my tasks", ("task.insert", {"name": "Z" * 1001}), "at most 1000 characters")
+
+
+@pytest.mark.parametrize("way, line, play, why", [("tools", *NO_ROW), ("json", *NO_ROW), ("guided", *TOO_LONG)])
+def test_a_refused_action_is_told_to_model_and_person(talk, browse, way, line, play, why):
+    live = talk(*turn(way, play, words="I could not."), way=way)
     live.do("task.insert", name="rent")
     v = browse(live, "/app/tasks")
-    v.say("tick off the zebra")
-    v.answered("I found none.")
-    expect(v.page.locator("#msg-list .key[data-ok=false]")).to_contain_text("No task is called 'zebra'")
-    assert "No task is called" in json.dumps(live.ollama.requests[-1]["messages"])
+    v.say(line)
+    v.answered("I could not.")
+    expect(v.page.locator("#msg-list .key[data-ok=false]")).to_contain_text(why)
+    assert why in json.dumps(live.ollama.requests[-1]["messages"])
+
+
+def test_a_row_that_is_not_there_is_asked_about_and_no_guided_model_is_troubled(talk):
+    live = talk(way="guided")
+    live.do("task.insert", name="rent")
+    items = live.say("tick off the zebra")
+    assert words(items) == "Which task do you mean?" and not actions(items) and not live.ollama.requests
 
 
 @pytest.mark.parametrize("name, args", [("chat.clear", {}), ("settings.set", {"key": "model_mode", "value": "play"}), ("approval.allow", {"id": 1}),
