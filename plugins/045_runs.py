@@ -97,12 +97,12 @@ class Runs(Crud):
         if flow.folder(old).is_dir(): shutil.copytree(flow.folder(old), flow.folder(new))
         return {"run": new["key"], "name": new["name"], "app": flow.name}
 
-    @action("run.finalize")
+    @action("run.finalize", says=(("finalize this run", {}), ("lock the run, i'm done with it", {})))
     def finalize(self, id: str = ""):
         "Lock a run: its steps can be looked at, not run"
         return self._seal(id, 1)
 
-    @action("run.unlock")
+    @action("run.unlock", says=(("unlock this run", {}),))
     def unlock(self, id: str = ""):
         "Unlock a finalized run"
         return self._seal(id, 0)
@@ -132,12 +132,12 @@ class Runs(Crud):
             raise ConflictError(f"There is no card {shorten(card, 60)!r}.", "Name it as app.step.")
         return flow, flow.open_run(), flow.find_step(words[-1])
 
-    @action("card.minimize", undo=False)
+    @action("card.minimize", undo=False, says=(("fold the first card", {"card": "first card"}), ("close step two", {"card": "step two"})))
     def minimize(self, card: str):
         "Fold a card"
         return self._fold(card, 1)
 
-    @action("card.expand", undo=False)
+    @action("card.expand", undo=False, says=(("unfold the second card", {"card": "second card"}), ("open step 1 again", {"card": "step 1"})))
     def expand(self, card: str):
         "Unfold a card"
         return self._fold(card, 0)

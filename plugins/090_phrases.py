@@ -392,6 +392,7 @@ def relevant(actions, heard: Heard) -> list:
     said = {w for _, _, w in words_of(heard.request)}
     def named(table): return table not in heard.linked or table == "app" or bool(heard.linked[table].names) or stem(table) in said
     own = {a.name.split(".")[0] for a in actions if a.name.endswith(".delete")}
+    if not heard.page: own = {t for t in own & heard.linked.keys() if named(t)} or own  # no page is open: a named table is
     return [a for a in actions if a.name.split(".")[0] in own or named(a.name.split(".")[0])]
 
 
@@ -506,6 +507,7 @@ def _field(name, schema, action, heard, text):
     if name == "app" and "app" in heard.rows: return {"enum": heard.rows["app"]}
     if "enum" in schema: return {"enum": schema["enum"]}
     if schema.get("type") in ("integer", "number"): return said_numbers(heard.request, schema["type"])
+    if name in ("card", "step"): return text
     if name == "key": return {"type": "string", "pattern": "^[a-z][a-z_]{1,24}$"}
     if len(quoted := list(_QUOTED.finditer(heard.request))) == 1 and not required and name != "name":
         rest = heard.request[:quoted[0].start()] + heard.request[quoted[0].end():]

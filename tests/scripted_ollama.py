@@ -1,13 +1,13 @@
 """A small HTTP server that speaks Ollama's wire format as recorded from a real one (0.32), and says what a test wants.
 
     with ScriptedOllama() as ollama:
-        ollama.replies += ["Hello.", says("Hello", gate, " there."), dies("The night"), silent(5), fails(500, "it broke")]
+        ollama.replies += ["Hello.", says("Hello", gate, " you."), dies("The night"), silent(5), fails(500, "it broke")]
         provider = OllamaProvider(ollama.url)
 
-A reply is a text, said in small pieces, or a list of steps: bytes go out as one line, a number waits so many seconds, an
-Event until it is set, CUT closes the connection with no end. Where no reply is left it says "All right."; a request for
-JSON takes the next reply only if that is JSON, else nothing is to be played. `requests` is what was asked, `hung_up` is
-set when a client closed its connection in the middle of a reply.
+A reply is a text, said in small pieces, or a list of steps: bytes go out as one line, a number waits so many seconds,
+an Event until it is set, CUT closes the connection with no end. Where no reply is left it says "All right."; a request
+for JSON takes the next reply only if that is JSON, else nothing is to be played. `requests` is what was asked,
+`hung_up` is set when a client closed its connection in the middle of a reply.
 What a real server refuses by itself is refused here: an unknown model, a foreign Host or Origin, tools or thinking on a
 model without, arguments that are no object, a prompt that is too long (with `truncate: false`).
 """
@@ -77,6 +77,7 @@ def part(model: str = NAME, at: str = "", **message) -> bytes:
 def end(model: str = NAME, at: str = "", reason: str = "stop", **counters) -> bytes:
     counts = {"total_duration": 888150827, "load_duration": 790521804, "prompt_eval_count": 13,
               "prompt_eval_duration": 31272000, "eval_count": 12, "eval_duration": 63538000} | counters
+    if reason in ("load", "unload"): counts = {}
     return encode({"model": model, "created_at": at or now(), "message": {"role": "assistant", "content": ""},
                    "done": True, "done_reason": reason, **counts})
 
@@ -86,7 +87,8 @@ def told(texts: tuple, *last) -> Reply:
     return Reply([part(content=text) if isinstance(text, str) else text for text in texts] + [*last])
 
 
-def says(*texts: str | float | threading.Event, thinking: str = "", calls: tuple = (), reason: str = "stop", **counters) -> Reply:
+def says(*texts: str | float | threading.Event, thinking: str = "", calls: tuple = (), reason: str = "stop",
+         **counters) -> Reply:
     "A whole reply; `calls` are (name, arguments) and come in one chunk, as they do"
     steps = [part(thinking=thinking)] if thinking else []
     steps += told(texts).steps
@@ -138,7 +140,7 @@ class ScriptedOllama:
         return next((m for m in self.models if m.name in (name, f"{name}:latest")), None)
 
     def reply(self, constrained: bool) -> Reply:
-        "The next of `replies`; one that is no JSON is left for the words that follow, as a schema lets only JSON through"
+        "The next of `replies`; one that is no JSON is left for the words that follow: a schema lets only JSON through"
         first = self.replies[0] if self.replies else ""
         is_json = first.startswith("{") if isinstance(first, str) else b'"content":"{' in first.opening
         if constrained and not is_json: found = NOTHING
@@ -190,7 +192,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.ollama.requests.append({"path": self.path, "headers": headers, **body})
         refused = self.path == "/api/chat" and self.ollama.refusal(body)
         if refused: return self._whole({"error": refused[1]}, refused[0])
-        if self.path == "/api/chat" and not body.get("messages"): return self._whole(json.loads(end(reason="load")))
+        if self.path == "/api/chat" and not body.get("messages"):
+            done = "unload" if body.get("keep_alive") == 0 else "load"
+            return self._whole(json.loads(end(body["model"], reason=done)))
         reply = self.ollama.reply(bool(body.get("format")))
         sse = self.path.startswith("/v1/")
         wrong = {"error": {"message": reply.error, "type": "api_error"} if sse else reply.error}

@@ -11,6 +11,7 @@ import pytest
 import server
 from server import FieldInput, Labelled, LongText, html, markdown, play_label
 
+FetchProgress = server.import_plugin(Path(server.__file__).parent / "plugins/060_models.py")[0].FetchProgress
 ROW = {"id": 7, "role": "assistant", "content": "**Hi**", "created": "2026-01-02T03:04:05.000Z", "state": "done"}
 PLAY = {"id": 3, "action": "task.insert", "args": '{"name": "Buy milk"}', "result": '{"id": 1, "name": "Buy milk"}',
         "state": "done", "error": "", "undone": None, "undoable": 1}
@@ -262,9 +263,9 @@ def test_an_error_card_has_its_traceback_folded_and_as_text():
 
 
 def test_a_fetch_shows_how_far_and_how_long():
-    made = html(server.FetchProgress({"name": "qwen", "done": 50e6, "total": 100e6, "rate": 5e6}))
+    made = html(FetchProgress({"name": "qwen", "done": 50e6, "total": 100e6, "rate": 5e6}))
     assert "50 of 100 MB, 5.0 MB/s, 10 s left" in made and "model.stop" in made
-    assert "left" not in html(server.FetchProgress({"name": "qwen", "done": 0, "total": 1, "rate": 0}))
+    assert "left" not in html(FetchProgress({"name": "qwen", "done": 0, "total": 1, "rate": 0}))
 
 
 def test_a_symbol_on_a_button_has_words_for_those_who_do_not_see_it():

@@ -106,15 +106,18 @@ def test_a_job_that_is_not_there_cannot_be_cancelled_or_resumed(lab):
 
 
 def test_two_run_side_by_side_and_the_limit_queues_the_rest(lab):
-    ids = [begin(lab, n=80, gap=0.02) for _ in range(2)]
+    runs = [lab.do("run.new", app="lab")["result"]["run"] for _ in range(5)]
+    ids = [begin(lab, n=200, gap=0.02, run=run) for run in runs[:2]]
+    assert lab.do("lab.count", run=runs[0])["status"] == 409, "one step of one run at a time"
     with httpx.Client(base_url=lab.url, timeout=30) as http:
-        threads = [threading.Thread(target=lambda: http.post("/do/lab.count", json={"n": 60})) for _ in range(3)]
+        threads = [threading.Thread(target=http.post, args=("/do/lab.count",), kwargs={"json": {"n": 60, "run": run}}) for run in runs[2:]]
         for t in threads: t.start()
         time.sleep(0.3)
         states = [j.state for j in list(lab.pianola.jobs.live.values())]
         assert states.count("running") == 3 and states.count("queued") >= 1, states
         for t in threads: t.join()
     for id in ids: wait(lab, id, "done", seconds=20)
+    assert lab.do("run.new", app="lab")["ok"]
 
 
 def test_progress_is_written_at_most_twice_a_second(lab):
@@ -123,9 +126,9 @@ def test_progress_is_written_at_most_twice_a_second(lab):
         writes.extend(jobs)
         await real(jobs, ended)
     lab.pianola.jobs._save = counted
-    try: wait(lab, begin(lab, "parts"), "done") if False else wait(lab, begin(lab, "burn", seconds=1.5), "done")
+    try: wait(lab, begin(lab, n=150), "done")
     finally: lab.pianola.jobs._save = real
-    assert len(writes) <= 5
+    assert 4 <= len(writes) <= 9, "three seconds and the end"
 
 
 def test_words_stream_at_full_speed_while_a_step_computes(lab):
@@ -151,7 +154,8 @@ def test_200_streams_of_one_job_all_hear_its_end(lab):
 
 
 def test_200_jobs_at_once_all_end_and_each_has_its_own_progress(lab):
-    async def one(http, i): return (await http.post("/do/lab.count?wait=1", json={"n": 2 + i % 3, "gap": 0.001})).json()
+    runs = [lab.do("run.new", app="lab")["result"]["run"] for _ in range(200)]
+    async def one(http, i): return (await http.post("/do/lab.count?wait=1", json={"n": 2 + i % 3, "gap": 0.001, "run": runs[i]})).json()
     async def all_of_them():
         async with httpx.AsyncClient(base_url=lab.url, timeout=120, limits=httpx.Limits(max_connections=300)) as http:
             return await asyncio.gather(*(one(http, i) for i in range(200)))
@@ -174,7 +178,7 @@ def test_kill_9_during_a_job_and_it_goes_on_from_its_checkpoint(process, tmp_pat
     assert "was interrupted when the server stopped" in page and "job.resume" in page
     assert [r["state"] for r in live.journal() if r["action"] == "lab.count"] == ["interrupted"]
     again = live.do("job.resume", id=id)
-    assert again["ok"] and json.loads(again["result"]["result"]["preview"])["from"] > 10
+    assert again["ok"] and json.loads(again["result"]["result"]["preview"])["from"] > 3
 
 
 # ---- on the page

@@ -82,6 +82,7 @@ def test_the_scripted_server_writes_what_the_recorded_one_wrote():
         b'{"model":"smollm2:135m","created_at":"2026-11-21T03:09:39.474685566Z","message":{"role":"assistant",'
         b'"content":""},"done":true,"done_reason":"stop","total_duration":888150827,"load_duration":790521804,'
         b'"prompt_eval_count":13,"prompt_eval_duration":31272000,"eval_count":12,"eval_duration":63538000}')
+    assert end(at=at, reason="load").endswith(b'"content":""},"done":true,"done_reason":"load"}')
     assert encode({"a": "<b> & é"}) == '{"a":"\\u003cb\\u003e \\u0026 é"}'.encode() and len(now()) == len(at)
 
 
