@@ -1,4 +1,4 @@
-"""The README's pictures, from the running app with the embedded model: docs/tasks.png and docs/strip.png."""
+"""The README's pictures, from the running app with the embedded model: docs/tasks.png, docs/strip.png, one of each workflow."""
 import base64
 import sys
 import tempfile
@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from browser import FLAGS  # noqa: E402  (after the path)
 from conftest import in_thread  # noqa: E402
+from test_plugins import FILES, NAMES, example_of, with_files  # noqa: E402
 
 TASKS = ("Book flights to Lisbon", "Call the dentist", "Pay the rent", "Water the plants", "Write the quarterly report")
 DEBIAN, SIZE = Path("/usr/bin/chromium"), {"width": 1280, "height": 760}
@@ -35,6 +36,22 @@ def strip(browser, pictures: list[bytes], words: list[str], file: Path) -> None:
     page.screenshot(path=file, full_page=True)
 
 
+def gallery(live, page) -> None:
+    "Each workflow after its EXAMPLE, and a job at work"
+    page.set_viewport_size({"width": 1280, "height": 1000})
+    for file in FILES:
+        if NAMES[file] not in ("hello", "competitors", "csv_studio"): continue
+        live.do("chat.clear")
+        for action, args in example_of(file): assert live.do(action, **with_files(live, file, args))["ok"], action
+        page.goto(f"{live.url}/app/{NAMES[file]}")
+        page.wait_for_timeout(800)
+        page.screenshot(path=ROOT / "docs" / f"{NAMES[file]}.png")
+    page.goto(f"{live.url}/app/stream")
+    for step in ("first", "second"): page.locator(f"#step-stream-{step} button[type=submit]").click()
+    page.wait_for_timeout(4000)
+    page.screenshot(path=ROOT / "docs" / "stream.png")
+
+
 def main() -> None:
     "Take them all"
     models = Path("~/.cache/pianola/models").expanduser()
@@ -55,6 +72,7 @@ def main() -> None:
             say(page, "delete the rent")
             page.screenshot(path=ROOT / "docs" / "tasks.png")
             pictures.append(page.screenshot())
+            gallery(live, page)
             strip(browser, pictures, ["You ask.", "It plays, with Undo beside it.", "Before deleting it asks."], ROOT / "docs" / "strip.png")
         browser.close()
 

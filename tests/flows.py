@@ -40,6 +40,10 @@ class Lab(Workflow):
     def things(self, items: list[Thing]):
         return {"total": sum(i.amount for i in items), "names": [i.name for i in items], "kind": [type(i).__name__ for i in items]}
 
+    @step("Propose")
+    def propose(self, names: list[str] = ["p", "q"]):
+        return [Thing(name, at) for at, name in enumerate(names)]
+
     @step("Sum")
     def total(self, things, extra: int = 0):
         return things["total"] + extra

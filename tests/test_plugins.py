@@ -12,7 +12,7 @@ import server
 
 FILES = sorted((ROOT / "plugins").glob("*.py"))
 NAMES = {f: f.stem.partition("_")[2] for f in FILES}
-PROVIDERS = ("060_models.py", "065_remote.py")  # these speak to other programs, so they may do more
+PROVIDERS = ("055_ollama.py", "060_models.py", "065_remote.py")  # these speak to other programs, so they may do more
 PARSED = {f: ast.parse(f.read_text()) for f in FILES}
 BROKEN = {
     "041_raises.py": '"Raises: at once."\nraise RuntimeError("boom <b>at</b> import")\n',
@@ -53,6 +53,17 @@ def example_of(file) -> list:
     "The `EXAMPLE` of a plugin: (action, args) in the order in which they are performed"
     found = assigned(PARSED[file], "EXAMPLE")
     return ast.literal_eval(found[0].value) if found else []
+
+
+def with_files(live, file, args: dict) -> dict:
+    "The arguments with each `file:NAME` uploaded, as an id"
+    found = assigned(PARSED[file], "EXAMPLE_FILES")
+    files = ast.literal_eval(found[0].value) if found else {}
+    def upload(value):
+        if not isinstance(value, str) or not value.startswith("file:"): return value
+        name = value.removeprefix("file:")
+        return live.http.post("/upload", files={"file": (name, files[name].encode())}).json()["id"]
+    return {n: upload(v) for n, v in args.items()}
 
 
 def code_lines(file) -> list[str]:
@@ -103,7 +114,7 @@ def test_its_actions_have_one_line_and_a_schema(keys, file):
 def test_its_example_succeeds(fresh, file):
     live = fresh()
     for action, args in example_of(file):
-        done = live.do(action, **args)
+        done = live.do(action, **with_files(live, file, args))
         assert done["ok"], (action, args, done)
         assert "error-card" not in live.http.get(f"/app/{NAMES[file]}").text, action
 

@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 from browser import REFUSED, browse, ollama, talk  # noqa: F401  (fixtures)
 from scripted_ollama import says
 
-APPS = ("introduction", "profiles", "tasks", "journal", "settings", "models", "remote", "csv", "workshop")
+APPS = ("introduction", "profiles", "tasks", "journal", "runs", "jobs", "settings", "models", "remote", "csv", "workshop", "hello", "stream")
 AXE = Path(__file__).parent / "vendor/axe.min.js"
 SAY = "window.dead.push"
 HOSTILE = [f'<img src=x onerror="{SAY}(1)">', f"<script>{SAY}(2)</script>", f"<svg/onload={SAY}(3)>", f"\"'><b onclick={SAY}(4)>x",
@@ -215,6 +215,7 @@ def test_axe_finds_nothing_serious(talk, browse, look):
     for name in ("a", "b"): live.do("task.insert", name=name)
     live.do("task.toggle", id=2)
     live.do("settings.set", key="theme", value=look)
+    for step in ("name", "shout"): live.do(f"hello.{step}")
     for line in ("delete a", "add x"): live.say(line)
     v, found = browse(live), []
     v.page.emulate_media(reduced_motion="reduce")

@@ -114,6 +114,13 @@ def test_a_step_may_have_any_name_even_one_of_ours(lab):
     for name in ("name", "page", "load", "start", "file", "actions", "title"): assert lab.do(f"own.{name}")["result"]["preview"] == name
 
 
+def test_a_step_may_propose_the_rows_of_a_list_that_the_person_then_edits(new):
+    assert new.do("lab.propose")["ok"] and [r["name"] for r in new.rows("thing")] == ["p", "q"]
+    new.do("thing.delete", id="p")
+    new.do("lab.propose", names=["z"])
+    assert [r["name"] for r in new.rows("thing")] == ["q"], "what was begun is not overwritten"
+
+
 # ---- what it gives
 
 def test_generators_and_coroutines_end_with_a_result(new):
@@ -245,7 +252,7 @@ def test_what_the_model_is_told_of_the_open_run_is_short(new):
     from server import Call, View, calling, current
     current.set(new.pianola), calling.set(Call())
     text = new.pianola.plugins.apps["lab"].for_model(View("lab"))
-    assert "step 3 things (items) List: done" in text and "step 9 odd (how) Odd ends: failed" in text and len(text) < 3000
+    assert "step 3 things (items) List: done" in text and "step 10 odd (how) Odd ends: failed" in text and len(text) < 3000
 
 
 def test_cards_fold_by_person_and_model(new):
