@@ -33,7 +33,7 @@ Read it top to bottom, or search for the word `figlet` to walk from banner to ba
 A section uses only sections above it; what must go upward goes through a listener (`Keyboard.listeners`).
 """
 import argparse, asyncio, contextlib, dataclasses, fnmatch, functools, hashlib, hmac, importlib.util, inspect
-import io, ipaddress, itertools, json, logging, math, multiprocessing, os, re, secrets, shutil, signal, socket, sys
+import io, ipaddress, itertools, json, logging, math, multiprocessing.forkserver, os, re, secrets, shutil, signal, socket, sys
 import threading, time, traceback, types, typing, unicodedata, weakref
 import datetime as dt
 from collections import Counter, deque
@@ -54,7 +54,7 @@ import rich.table
 import uvicorn
 from dotenv import dotenv_values
 from fasthtml.common import (
-    A, Article, Aside, Body, Button, Details, Dialog, Div, FastHTML, Fieldset, Footer, Form, H1, H2, Head, Header, Html, Iframe,
+    A, Article, Aside, Body, Button, Details, Div, FastHTML, Fieldset, Footer, Form, H1, H2, Head, Header, Html, Iframe,
     Input, Kbd, Label, Li, Link, Main, Meta, NotStr, Nav, Option, P, Progress, Script, Section, Select, Small, Span, Strong,
     Summary, Table, Tbody, Td, Textarea, Th, Thead, Time, Title, Tr, Ul, to_xml)
 from filelock import FileLock, Timeout
@@ -381,13 +381,11 @@ class Database:
         future = loop.create_future()
         self._submit(fn, args, lambda result, error: loop.call_soon_threadsafe(_settle, future, result, error))
         return await future
-
     def _submit(self, fn, args, done) -> None:
         with self._wake:
             if not self._open: raise PianolaError("The server is stopping.", "Start it again.")
             self._jobs.append((copy_context(), fn, args, done))
             self._wake.notify()
-
     def _work(self) -> None:
         while True:
             with self._wake:
@@ -396,7 +394,6 @@ class Database:
                 context, fn, args, done = self._jobs.popleft()
             done(*context.run(self._transact, fn, args))
         if hasattr(self._own, "db"): self._own.db.conn.close()
-
     def _transact(self, fn, args):
         try:
             if not hasattr(self._own, "db"): self._connect()
@@ -404,14 +401,12 @@ class Database:
             with self._own.db.conn: return fn(*args), None
         except BaseException as error:  # handed to whoever asked, with its traceback
             return None, error
-
     def _connect(self) -> None:
         db = fastlite.database(self.path)
         mac = "pragma fullfsync=1; pragma checkpoint_fullfsync=1;" if sys.platform == "darwin" else ""
         db.conn.execute("pragma synchronous=full; pragma foreign_keys=on; pragma busy_timeout=5000; "
                         f"pragma secure_delete=on; {mac}")
         self._own.db = _prepared(db)
-
     def _migrate(self) -> None:
         done = self.one("pragma user_version")["user_version"]
         if done > len(MIGRATIONS):
@@ -419,7 +414,6 @@ class Database:
                                "Update this one, or choose another PIANOLA_DATA.")
         for number, script in enumerate(MIGRATIONS[done:], done + 1):
             self._own.db.conn.execute(f"{script}; pragma user_version={number}")
-
     def _fast(self) -> fastlite.Database:
         if not hasattr(self._own, "db"):
             self._own.db = _prepared(fastlite.database(self.path, wal=False, flags=apsw.SQLITE_OPEN_READONLY))
@@ -484,7 +478,6 @@ def _prepared(db: fastlite.Database) -> fastlite.Database:
     db.conn.execute("pragma busy_timeout=5000")
     db.conn.create_scalar_function("fold", lambda text: str(text).casefold(), 1, deterministic=True)
     return db
-
 def _settle(future: asyncio.Future, result, error) -> None:
     if future.cancelled(): return
     if error: future.set_exception(error)
@@ -640,11 +633,9 @@ class Conversation:
                    for r in rows]
         return Context([system, *merge_rows(rows, plain)], report, sum(r["tokens"] for r in report),
                        self._outside(rows))
-
     def _since(self, start: int, events: bool) -> list[dict]:
         return self.db.q("select * from message where id >= ? and (kind != 'event' or ? or actor = 'model') "
                          "and (content != '' or meta like '%\"calls\"%') order by id", start, events)
-
     def _outside(self, rows: list[dict]) -> bool:
         asked = max((r["id"] for r in rows if r["role"] == "user" and r["kind"] == "chat"), default=0)
         return any(r["outside"] and r["id"] > asked for r in rows)
@@ -679,7 +670,6 @@ def merge_rows(rows: list[dict], plain: bool = False) -> list[dict]:
                 calls = deque(meta["calls"])
     if heard: _say(merged, "user", _heard_text(heard), [])
     return merged
-
 def _in_words(row: dict) -> dict:
     meta = json.loads(row["meta"])
     if row["kind"] != "event": return row | {"content": meta.get("shown", row["content"]), "meta": "{}"}
@@ -699,14 +689,12 @@ def play_label(action: str, args: dict, result=None) -> str:
     change = args.get("set")
     if isinstance(change, dict): about += ": " + ", ".join(f"{k} = {shorten(v, 40)}" for k, v in change.items())
     return f"{action} · {shorten(about, 80)}" if about else action
-
 def _say(merged: list[dict], role: str, text: str, heard: list[dict]) -> None:
     if heard: _say(merged, "user", _heard_text(heard), [])
     if role == "assistant" and not merged: _say(merged, "user", "(The app was opened.)", [])
     last = merged[-1] if merged else None
     if last and last["role"] == role and not last.get("calls"): last["content"] += "\n\n" + text
     else: merged.append({"role": role, "content": text})
-
 def _heard_text(heard: list[dict]) -> str:
     prompts = [r["content"] for r in heard if r["kind"] == "prompt"]
     own = [r["content"] for r in heard if r["kind"] == "event" and r["actor"] == "model"]
@@ -717,7 +705,6 @@ def _heard_text(heard: list[dict]) -> str:
 def event_line(action: str, args: dict, by: str, ok: bool, **more) -> str:
     "One action as the model hears it: the syntax it must speak, and who and how it went, so that no echo is played"
     return to_json({"action": action, "args": {k: _brief(v) for k, v in args.items()}, "by": by, "ok": ok, **more})
-
 def _brief(value):
     if isinstance(value, str): return shorten(value, 300)
     if isinstance(value, dict): return {k: _brief(v) for k, v in value.items()}
@@ -789,61 +776,6 @@ class Provider:
 
     async def close(self):
         pass
-
-
-def openai_body(model: str, messages: list[dict], tools, schema, options: Options) -> dict:
-    "A request in OpenAI's words: arguments are a JSON string, a result names its call"
-    def one(m):
-        out = {"role": m["role"], "content": m.get("content") or ""}
-        if m.get("calls"):
-            out["tool_calls"] = [{"id": c["id"], "type": "function", "function": {
-                "name": c["name"], "arguments": json.dumps(c["args"], ensure_ascii=False)}} for c in m["calls"]]
-        return out | ({"tool_call_id": m.get("call_id") or ""} if m["role"] == "tool" else {})
-    body = {"model": model, "messages": [one(m) for m in messages], "stream": True,
-            "stream_options": {"include_usage": True}}
-    if tools: body["tools"] = tools
-    if schema: body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}
-    if options.temperature is not None: body["temperature"] = options.temperature
-    if options.max_tokens is not None: body["max_tokens"] = options.max_tokens
-    return body
-
-async def openai_chunks(parts: AsyncIterator[dict], started: float) -> AsyncIterator[Chunk]:
-    "Our chunks from OpenAI's: tool calls are gathered from their pieces, the usage comes last"
-    calls, usage, spoke, reason = {}, {}, 0.0, ""
-    async for part in parts:
-        usage = part.get("usage") and part or usage
-        for choice in part.get("choices") or ():
-            delta, reason = choice.get("delta") or {}, choice.get("finish_reason") or reason
-            for piece in delta.get("tool_calls") or ():
-                _gather_call(calls, piece)
-            chunk = Chunk(delta.get("content") or "", delta.get("reasoning_content") or delta.get("reasoning") or "")
-            if chunk.text or chunk.thinking:
-                spoke = spoke or time.monotonic()
-                yield chunk
-    if not reason: raise ModelError("The connection ended in the middle of the reply.", "Ask again.")
-    if calls: yield Chunk(calls=[{**c, "args": _parse_args(c["args"])} for c in calls.values()])
-    yield Chunk(usage=_openai_usage(usage, reason, started, spoke))
-
-def _gather_call(calls: dict, piece: dict):
-    call = calls.setdefault(piece.get("index", 0), {"id": "", "name": "", "args": ""})
-    function = piece.get("function") or {}
-    call["id"] = piece.get("id") or call["id"] or "call_" + secrets.token_hex(4)
-    call["name"] += function.get("name") or ""
-    call["args"] += function.get("arguments") or ""
-
-def _parse_args(text: str) -> dict:
-    try:
-        args = json.loads(text or "{}")
-    except ValueError:
-        raise ModelError("The model asked for an action with arguments that are not JSON.", "Ask again.") from None
-    return args if isinstance(args, dict) else {"value": args}
-
-def _openai_usage(part: dict, reason: str, started: float, spoke: float) -> Usage:
-    usage, now = part.get("usage") or {}, time.monotonic()
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    out = usage.get("completion_tokens") or 0
-    rate = (part.get("timings") or {}).get("predicted_per_second") or (out - 1) / max(now - spoke, .001) * bool(spoke)
-    return Usage(reason, usage.get("prompt_tokens") or 0, cached, out, now - started, rate=max(rate, 0.0))
 
 async def paced(parts: AsyncIterator, first: float, between: float) -> AsyncIterator:
     "The same parts; TimeoutError after `first` seconds of silence, later after `between`. Closing it closes them"
@@ -917,10 +849,12 @@ class Models:
         self.settings = settings
         self.providers: dict[str, Provider] = {}  # plugins put theirs here; the first one's first model is the default
         self.found: list[ModelInfo] = []
-        self.current, self.note, self.fetching = "", "", {}
+        self.current, self.note = "", ""
         self.on_change: Callable[[], None] = lambda: None
-        self.on_arrival: Callable[[str], Awaitable] | None = None
         self.first_run: Callable[[Callable], Awaitable] | None = None  # the plugin that fetches models puts itself here
+        self.fetching: Callable[[], Any] = lambda: ""                  # and here: how far it is, for the status line
+        self.menu: Callable[[], list] = lambda: [Span("No model yet", cls="muted")]
+        self.read_front: Callable[[Playing], Awaitable] = lambda model: asyncio.sleep(0)  # so that the first reply is quick
         self._tasks: list[asyncio.Task] = []
 
     @property
@@ -950,13 +884,12 @@ class Models:
         "Whether the model in use hears what the person does"
         return not self.current or self.providers[self.current_provider].local or chosen["remote_events"]
 
-    def start(self, warm: Callable[["Playing"], Awaitable] | None) -> None:
+    def start(self, warm: bool) -> None:
         "Look for models; if asked to, load the chosen one and read its front, and fetch what is missing"
         self._tasks.append(asyncio.create_task(self._begin(warm)))
-
-    async def _begin(self, warm) -> None:
+    async def _begin(self, warm: bool) -> None:
         await self.refresh()
-        if warm and self.first_run: await self.first_run(functools.partial(self._warm, warm))
+        if warm and self.first_run: await self.first_run(self._warm)
 
     async def refresh(self, everywhere: bool = False) -> list[ModelInfo]:
         "Ask the providers what they have, those on other machines only with consent; keep the choice if it is there"
@@ -971,27 +904,15 @@ class Models:
                              (ready + [""])[0])
         self.on_change()
         return self.found
-
-    async def _warm(self, warm) -> None:
+    async def _warm(self) -> None:
         try:
-            async with self.using() as model: await warm(model)
+            async with self.using() as model: await self.read_front(model)
         except ModelError as error: logger.warning("The model could not be loaded: {}", error)
 
-    def progress(self, name: str, done: int, total: int, rate: float) -> None:
-        "Show how far a fetch is: bytes done and in all, bytes a second; total 0 ends it"
-        self.fetching = {"name": name, "done": done, "total": total, "rate": rate} if total else {}
-        self.on_change()
-
     @property
-    def has_embedded(self) -> bool:
-        "Whether another model than the one in use can answer here"
-        return any(i.provider == "embedded" for i in self.found) and self.current_provider != "embedded"
-
-    def embedded_name(self) -> str:
-        "The best embedded model that is here"
-        name = next((i.name for i in self.found if i.provider == "embedded"), "")
-        if not name: raise ModelError("No embedded model is here yet.", "Fetch one on the Models page.")
-        return f"embedded/{name}"
+    def spare(self) -> str:
+        "An embedded model that can answer in place of the one in use; empty if there is none"
+        return next((f"embedded/{i.name}" for i in self.found if i.provider == "embedded"), "")
 
     @contextlib.asynccontextmanager
     async def using(self, name: str = ""):
@@ -1005,19 +926,6 @@ class Models:
         info = next((i for i in self.found if i.provider == provider and i.name == short), None)
         yield Playing(self.providers[provider],
                       info or ModelInfo(short, provider, local=self.providers[provider].local))
-
-    def menu(self) -> list:
-        "The model menu's items"
-        items = []
-        for i in self.found:
-            full = f"{i.provider}/{i.name}"
-            badge = Small(" leaves this machine", cls="badge") if not i.local else Small(f" {i.provider}")
-            button = ActionButton(Span(i.name, badge), "model.select", model=full)
-            if full == self.current: button.attrs["aria-current"] = "true"
-            items.append(button)
-        if any(not p.local for p in self.providers.values()):
-            items.append(ActionButton("List remote models (asks another machine)", "model.look"))
-        return items or [Span("No model yet", cls="muted")]
 
     async def close(self) -> None:
         "Stop fetching and free the models"
@@ -1062,7 +970,6 @@ def Into(target: str, *parts, how: str = "beforeend"):
 def Gone(target: str):
     "The element `target`, a selector, is to go"
     return Div(hx_swap_oob=f"delete:{target}")
-
 @functools.cache
 def _markdown() -> MarkdownIt:
     md = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
@@ -1077,11 +984,9 @@ def _markdown() -> MarkdownIt:
 def Safe(text: str) -> str:
     "`text` escaped for HTML"
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
-
 def _render_code(self, tokens, i, options, env) -> str:
     copy = '<button class="copy" type="button" data-copy-code>Copy</button>'
     return f'<div class="code">{copy}<pre tabindex="0"><code>{Safe(tokens[i].content)}</code></pre></div>'
-
 def _render_link(self, tokens, i, options, env) -> str:
     return f'<a href="{Safe(tokens[i].attrs.get("href", ""))}" target="_blank" rel="noopener noreferrer">'
 
@@ -1317,15 +1222,6 @@ def Toast(text: str, *more, kind: str = "info"):
     "A short note at the edge of the page"
     return Into("#toasts", Div(Span(text), *more, cls="toast", data_kind=kind))
 
-def FetchProgress(fetching: dict):
-    "How far the fetching of a model is, with Cancel"
-    name, done, total, rate = (fetching[k] for k in ("name", "done", "total", "rate"))
-    left = f", {(total - done) / rate:.0f} s left" if rate else ""
-    return Span(Span(f"Fetching {shorten(name, 40)}"),
-                Progress(value=str(done), max=str(total), aria_label=f"Fetching {name}"),
-                Span(f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:.1f} MB/s{left}"),
-                ActionButton("Cancel", "model.stop", cls="quiet"), cls="fetching")
-
 def Menu(id: str, label: str, title: str, *items):
     "A drop-down menu in the bar"
     return Details(Summary(label, title=title, aria_label=f"{title}: {label}"), Ul(*(Li(i) for i in items)), cls="menu",
@@ -1346,7 +1242,7 @@ def Page(app_name: str, tab: str, look: str, parts: dict):
     body = Body(A("Skip to the chat", cls="skip", href="#msg"), parts["bar"],
                 Div("Reconnecting…", id="offline", role="status", hidden=True),
                 Panes(), Main(parts["left"], split, ChatPane(parts["messages"]), id="columns"), parts["status"],
-                parts["palette"],
+                *parts["palette"],
                 Div(id="toasts", role="status", aria_live="polite"),
                 Div(id="stream", hidden=True), data_tab=tab, hx_ws_connect=f"/ws?tab={tab}", hx_headers_inherited=to_json({"X-Tab": tab}))
     theme = {"light": {"data-theme": "light"}, "dark": {"data-theme": "dark"},
@@ -1390,18 +1286,6 @@ def Older(before: int, search: str = ""):
 def signature(key) -> str:
     "An action's arguments in a few words: `name done? due?`"
     return " ".join(n + ("" if f.is_required() else "?") for n, f in key.form.model_fields.items())
-
-def Palette(apps: list, actions: list):
-    "Ctrl-K: every app and action by name"
-    options = [Li(app.title, Small(" app"), role="option", data_app=app.name,
-                  data_words=f"open {app.name} {app.title}") for app in apps]
-    options += [Li(a.name, Small(f" {signature(a)}", cls="args") if signature(a) else "", Small(f" {a.doc}"),
-                   role="option", data_action=a.name, data_words=f"{a.name} {a.doc}") for a in actions]
-    field = Input(type="search", id="palette-input", placeholder="Go to an app, or play an action",
-                  aria_label="Search or do",
-                  role="combobox", aria_controls="palette-list", aria_expanded="true", autocomplete="off")
-    return Dialog(field, Ul(*options, id="palette-list", role="listbox", aria_label="Apps and actions"), id="palette",
-                  aria_label="Search or do")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -1558,7 +1442,6 @@ class App:
         "The actions of this app: its methods marked with `@action`"
         return [self._action_of(fn) for _,
                 fn in inspect.getmembers(self, lambda o: hasattr(o, "action") and callable(o))]
-
     def _action_of(self, fn) -> Action:
         more = dict(fn.action)
         name = more.pop("name") or f"{self.name}.{fn.__name__}"
@@ -1568,6 +1451,10 @@ class App:
     def listeners(self) -> list[tuple[str, Callable]]:
         "Pattern and method of each `@on`"
         return [(fn.hears, fn) for _, fn in inspect.getmembers(self, lambda o: callable(o) and hasattr(o, "hears"))]
+
+    def at_end(self):
+        "What this app adds at the end of the whole page, out of sight at first"
+        return ""
 
     def set_up(self) -> None:
         "Prepare what `actions` needs; raises PianolaError for what is wrong with the plugin"
@@ -1637,7 +1524,6 @@ class Keyboard:
         task = asyncio.ensure_future(self._perform(actor, self.find(name), {} if args is None else args, call))
         task.add_done_callback(lambda t: t.cancelled() or t.exception())  # whoever asked may be gone
         return await asyncio.shield(task)
-
     async def _perform(self, actor: Actor, key: Action, args: dict, call: Call) -> Outcome:
         calling.set(call)
         if self.home: current.set(self.home)
@@ -1648,14 +1534,12 @@ class Keyboard:
         if key.danger == "read": return Outcome(key.name, args, await asyncio.to_thread(_run, key, form))
         if verdict == "ask" and not call.approval: return await self._ask(actor, key, form, call)
         return await (self._long if key.long else self._short)(actor, key, form, call)
-
     async def _short(self, actor: Actor, key: Action, form: dict, call: Call) -> Outcome:
         try: event = await self.db.write(self._commit, actor, key, form, call)
         except Exception as error:  # whatever an action raises is its failure, kept in the journal
             raise await self._failed(actor, key, form, call, error) from error
         self._announce(event)
         return Outcome(key.name, event.args, event.result, event.journal)
-
     def _commit(self, actor: Actor, key: Action, form: dict, call: Call) -> Event:
         self._use_approval(call.approval)
         with self.db.changes() as changes:
@@ -1668,7 +1552,6 @@ class Keyboard:
         self._close_approval(call.approval, "allowed", event.journal)
         self._tell(key, event)
         return event
-
     async def _long(self, actor: Actor, key: Action, form: dict, call: Call) -> Outcome:
         args = await asyncio.to_thread(key.resolve, form) if key.resolve else form
         event = Event(0, actor, key.app, key.name, given(key, args), True, call=call)
@@ -1686,13 +1569,11 @@ class Keyboard:
         await self.db.write(self._end, key, event)
         self._announce(event)
         return Outcome(key.name, args, event.result, event.journal)
-
     def _begin(self, event: Event) -> int:
         self._use_approval(event.call.approval)
         journal = self._record(event, "started")
         self._close_approval(event.call.approval, "allowed", journal)
         return journal
-
     def _end(self, key: Action, event: Event) -> None:
         state, changeset = "done" if event.ok else "stopped" if event.error == "stopped" else "failed", None
         if key.finish:
@@ -1703,7 +1584,6 @@ class Keyboard:
         self.db.do("update journal set state=?, ended=?, result=?, error=?, changeset=? where id=?", state, now(),
                    shorten(to_json(event.result), 20_000), event.error or None, changeset, event.journal)
         self._tell(key, event)
-
     async def _failed(self, actor: Actor, key: Action, form: dict, call: Call, error: Exception) -> PianolaError:
         failure = _as_failure(key, error)
         event = Event(0, actor, key.app, key.name, given(key, form), False, error=str(failure), call=call)
@@ -1716,14 +1596,12 @@ class Keyboard:
             self._announce(event)
             failure.extra["journal"] = event.journal
         return failure
-
     def _record(self, event: Event, state: str, changeset: bytes | None = None) -> int:
         at, ended = now(), None if state == "started" else now()
         result = None if state != "done" else shorten(to_json(event.result), 20_000)
         return self.db.insert("journal", at=at, ended=ended, actor=event.actor, app=event.app, action=event.action,
                               args=to_json(event.args), state=state, result=result, error=event.error or None,
                               changeset=changeset, turn=event.call.turn, message=event.call.message)
-
     def _tell(self, key: Action, event: Event) -> None:
         if not key.heard: return
         more = {"journal": event.journal} if event.ok else {"error": shorten(event.error, 300),
@@ -1735,10 +1613,8 @@ class Keyboard:
         line = event_line(event.action, event.args, event.actor, event.ok, **more)
         self.conversation.add("user", line, "event", actor=event.actor, app=event.app, journal=event.journal,
                               outside=key.outside)
-
     def _announce(self, event: Event) -> None:
         for listen in self.listeners: listen(event)
-
     async def _ask(self, actor: Actor, key: Action, form: dict, call: Call) -> Outcome:
         args = given(key, await asyncio.to_thread(key.resolve, form) if key.resolve else form)
         expires = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=APPROVAL_HOURS)).isoformat()
@@ -1749,13 +1625,11 @@ class Keyboard:
             message=call.message, tab=call.tab))
         self._announce(Event(0, actor, key.app, "approval.asked", {"id": id}, True, call=call))
         return Outcome(key.name, args, approval=id)
-
     def _use_approval(self, id: int | None) -> None:
         if id is None: return
         row = self.db.one("select state, expires from approval where id=?", id)
         if not row or row["state"] != "waiting": raise AnsweredError("That question was answered before.", "Ask again.")
         if row["expires"] < now(): raise AnsweredError("That question has expired.", "Ask again.")
-
     def _close_approval(self, id: int | None, state: str, journal: int) -> None:
         if id is not None: self.db.do("update approval set state=?, journal=? where id=? and state='waiting'", state,
                                       journal, id)
@@ -1790,7 +1664,6 @@ def given(key: Action, args: dict) -> dict:
     "The arguments that say something: not those left at their default"
     fields = key.form.model_fields
     return {n: v for n, v in args.items() if n not in fields or fields[n].is_required() or v != fields[n].default}
-
 def _sound(args) -> dict:
     "Refuse what no text or number column can hold: lone surrogates, NUL, numbers over 64 bits"
     if not isinstance(args, dict): raise InvalidError("Arguments must be an object.", fields={"args": "not an object"})
@@ -1806,15 +1679,12 @@ def _sound(args) -> dict:
         elif isinstance(item, int) and not -(1 << 63) <= item < 1 << 63:
             raise InvalidError("A number is too large.", fields={"args": "over 64 bits"})
     return args
-
 def _encodable(text: str) -> bool:
     try: return text.encode() is not None
     except UnicodeEncodeError: return False
-
 def _run(key: Action, form: dict):
     try: return key.run(**(key.resolve(form) if key.resolve else form))
     except Exception as error: raise _as_failure(key, error) from error  # a read's failure, as an action's above
-
 def _as_failure(key: Action, error: BaseException) -> PianolaError:
     if isinstance(error, PianolaError): return error
     if isinstance(error, asyncio.CancelledError): return PianolaError(f"{key.name} was stopped.")
@@ -1840,7 +1710,6 @@ def pick_by_name(wanted, rows: list[tuple[int, str]], what: str) -> int:
         if len(matches) == 1: return matches[0]
         if matches: raise _ambiguous(what, text, [(i, n) for i, n in rows if i in set(matches)])
     raise _ambiguous(what, text, sorted(rows, key=lambda r: -similarity(r[1], text))[:5], found=False)
-
 def _ambiguous(what: str, text: str, rows: list[tuple[int, str]], found: bool = True) -> ConflictError:
     names = ", ".join(f"{shorten(n, 40)} ({i})" for i, n in rows[:5])
     cause = f"{len(rows)} {what}s are" if found else f"No {what} is"
@@ -1883,7 +1752,6 @@ class CoreApp(App):
         db.do("update journal set undone=null where undone=?", row["id"])
         db.do("update journal set undone=? where id=?", next_id, row["id"])
         return {"undone": row["id"], "action": row["action"], "args": json.loads(row["args"])}
-
     def _undoable(self, id: int | None, call: Call) -> dict:
         db, live = here().db, "changeset is not null and undone is null"
         if id is not None: row = db.one(f"select * from journal where id=? and {live}", id)
@@ -1928,7 +1796,6 @@ class CoreApp(App):
         row = self._waiting(id)
         here().db.do("update approval set state='denied' where id=?", id)
         return {"id": id, "action": row["action"]}
-
     def _waiting(self, id: int) -> dict:
         row = here().db.one("select * from approval where id=?", id)
         if not row or row["state"] != "waiting": raise ConflictError("That question was answered before.",
@@ -2010,28 +1877,23 @@ class ActionStream:
         self.words.append("" if self.played else self.opener)
         self.opener, self.mode = "", self._prose
         return self.feed("")
-
     def _put(self, *pieces):
         if text := "".join(self.words): self.out.append(Prose(text))
         self.words = []
         self.out += pieces
-
     def _say(self, text):
         "Adds prose; blanks after a withheld fence line are withheld with it."
         if self.opener and not text.strip() and len(self.opener + text) < 1000: self.opener += text
         else:
             self.words += [self.opener, text]
             self.opener = ""
-
     def _keep(self, text):
         self.held.append(text)
         self.size += len(text)
-
     def _unhold(self):
         text = "".join(self.held)
         self.held, self.size = [], 0
         return text
-
     def _prose(self, text, i):
         c = text[i]
         if c in "`~" and self.blank:
@@ -2044,7 +1906,6 @@ class ActionStream:
         end = (_EXAMPLE if self.example else _PLAIN).match(text, i + 1).end()
         self._say(text[i:end])
         return end
-
     def _head(self, text, i):
         "Holds an opening bracket, or what follows an action in an array, until it is clear whether an action begins."
         c = text[i]
@@ -2061,7 +1922,6 @@ class ActionStream:
             self.mode = self._hold if fits else self._pass
         if not fits: self._say(self._unhold())
         return i + fits
-
     def _token(self, text, i, between, end):
         "Reads one token of JSON and answers where it stops: `i` where there is none; `between` is a pattern."
         c = text[i]
@@ -2074,7 +1934,6 @@ class ActionStream:
         else: return between.match(text, i, end).end()
         self.deepest = max(self.deepest, self.depth)
         return i + 1
-
     def _pass(self, text, i):
         "Other JSON is prose to its end, so that nothing inside it is played; what is not JSON after all ends it too."
         end = i
@@ -2083,7 +1942,6 @@ class ActionStream:
             if end == start or self.depth <= 0: self.mode = self._prose
         self._say(text[i:end])
         return end
-
     def _hold(self, text, i):
         "Holds what reads like an action until its braces balance, or until something else begins."
         stray = self.blank and _WORDS.match(text, i) or text[i] == "{" and self.last not in ":,["
@@ -2095,7 +1953,6 @@ class ActionStream:
             self._say(self._unhold())
             self.mode = self._pass
         return end
-
     def _judge(self):
         "Plays what is held, says what is broken in it, or gives it back as prose."
         text = self._unhold()
@@ -2105,7 +1962,6 @@ class ActionStream:
         else:
             self._say(text)
             self.mode = self._pass if self.array else self._prose
-
     def _weigh(self, text):
         "The Play or Broken that `text` is, or None."
         try:
@@ -2117,7 +1973,6 @@ class ActionStream:
         name, args = value.get("action"), value.get("args")
         exact = len(value) == 2 and isinstance(name, str) and isinstance(args, dict)
         return Play(name, args) if exact and self.known(name) else None
-
     def _fence_line(self, text, i):
         "Collects a line that may open or close a fence."
         line = "".join(self.held) + text[i]
@@ -2126,7 +1981,6 @@ class ActionStream:
             return i + 1
         self._end_line(text[i])
         return i
-
     def _end_line(self, after):
         "Opens or closes a fence, or neither; a fence with nothing but actions in it goes with its marks."
         line, self.mode = self._unhold(), self._prose
@@ -2140,54 +1994,12 @@ class ActionStream:
             self.fence, self.example, self.opener, self.played = marks, example, line, False
         else: self._say(line)
 
-TOOLS = [  # general verbs: the table or app is an argument, so the prompt's front never changes
-    ("list_rows", "List the rows of a table", {"table": "string", "search": "string"}, ("table",)),
-    ("insert_row", "Add a row to a table", {"table": "string", "fields": "object"}, ("table", "fields")),
-    ("update_row", "Change fields of a row", {"table": "string", "id": "string", "fields": "object"},
-     ("table", "id", "fields")),
-    ("toggle_row", "Switch a row's yes-or-no field, as from open to done", {"table": "string", "id": "string"},
-     ("table", "id")),
-    ("delete_row", "Delete a row", {"table": "string", "id": "string"}, ("table", "id")),
-    ("move_row", "Move a row to a position; 1 is the top", {"table": "string", "id": "string", "position": "integer"},
-     ("table", "id", "position")),
-    ("select_row", "Make a row the current one, such as a profile", {"table": "string", "id": "string"},
-     ("table", "id")),
-    ("open_app", "Open an app in the left column", {"app": "string"}, ("app",)),
-    ("remember", "Remember a fact about the person", {"key": "string", "value": "string"}, ("key", "value")),
-    ("undo", "Undo the last action of this turn", {}, ()),
-    ("play", "Play any other action by its name", {"action": "string", "args": "object"}, ("action", "args")),
-]
-VERBS = {"list_rows": "list", "insert_row": "insert", "update_row": "update", "toggle_row": "toggle",
-         "delete_row": "delete",
-         "move_row": "sort", "select_row": "select"}
-
-def tool_schemas() -> list[dict]:
-    "The general verbs as a provider's tools; `id` takes a row's name as well"
-    return [{"type": "function", "function": {"name": name, "description": doc, "parameters": {
-        "type": "object", "properties": {n: {"type": kind} for n, kind in args.items()}, "required": list(needed)}}}
-        for name, doc, args, needed in TOOLS]
-
-def tool_action(name: str, args: dict) -> tuple[str, dict]:
-    "The action a tool call means, as (name, args); what fits no verb is passed on as it is"
-    args = dict(args) if isinstance(args, dict) else {}
-    if name == "play": return str(args.get("action", "")), args.get("args") if isinstance(args.get("args"),
-                                                                                          dict) else {}
-    if name == "open_app": return "app.open", args
-    if name == "remember": return "store.set", args
-    if name == "undo": return "journal.undo", args
-    if name not in VERBS: return name, args
-    table, fields = str(args.pop("table", "")), args.pop("fields", {})
-    if name == "insert_row": args |= fields if isinstance(fields, dict) else {"name": fields}
-    if name == "update_row": args["set"] = fields
-    return f"{table}.{VERBS[name]}", args
-
 
 class Piano:
     "What the model is offered, by the app that is open"
 
     def __init__(self, keyboard: Keyboard):
         self.keyboard = keyboard
-        self.guide = None  # the plugin that guides small models puts itself here
 
     def offered(self, app: str) -> list[Action]:
         "The actions for the model: the open app's first, then the general ones; never what is the person's"
@@ -2202,16 +2014,6 @@ class Piano:
         keys = [k for k in self.offered(app.name) if k.app in (app.name, "app", "pianola")]
         return text + "\nActions:\n" + "\n".join(f"{k.name}({signature(k)}): {k.doc}"
                                                  for k in sorted(keys, key=lambda k: (k.app != app.name, len(k.name))))
-
-    async def warm(self, model: Playing) -> None:
-        "Read the front that guides a small model, so that the first request is quick"
-        if self.guide and model.way == "guided": await self.guide.warm(model)
-
-    async def choose(self, model: Playing, turn: "Turn", app: str) -> AsyncIterator[dict | str]:
-        "What a line asks for, decided under a schema: plays (`action` and `args`), or a question to the person"
-        if not self.guide: return
-        async with contextlib.aclosing(self.guide.plays(model, turn, app)) as plays:
-            async for play in plays: yield play
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -2321,7 +2123,6 @@ class Blocks:
                 closed.append(self.tail[:cut])
                 self.tail, self._scanned, self._blank = self.tail[cut:], self._scanned - cut, False
         return closed
-
     def _line(self, line: str, start: int, end: int) -> int:
         fence = self.FENCE.match(line)
         if self._fence:
@@ -2419,7 +2220,9 @@ class Chat:
                  prompt: SystemPrompt):
         self.db, self.conversation, self.keyboard, self.models, self.prompt = db, conversation, keyboard, models, prompt
         self.tabs, self.piano = Tabs(), Piano(keyboard)
+        self.ways: dict[str, Callable[[Turn, Playing], Awaitable]] = {"json": self._json}  # plugins add theirs
         self.apps: dict[str, App] = {}
+        self.by_hand: Callable | None = None    # the plugin that plays lines like `/action …` puts itself here
         self.reply: Reply | None = None
         self.last_context: Context | None = None
         self.last_usage: "Usage | None" = None
@@ -2443,10 +2246,10 @@ class Chat:
         return text[:TEXT_LIMIT].encode("utf-8", "replace").decode().replace("\0", "").strip()
 
     async def hear(self, text: str, tab: str = "", listener: asyncio.Queue | None = None) -> Turn | None:
-        "A line of the person: saved first, then answered; `/action …` is played by hand"
+        "A line of the person: saved first, then answered; what begins with / may be played by hand"
         text = self.clean(text)
         if not text: return None
-        if text.startswith("/"): return await self._by_hand(text, tab, listener)
+        if text.startswith("/") and self.by_hand: return await self.by_hand(text, tab, listener)
         id = await self.db.write(self._append, text, "chat", tab)
         self.tabs.send(Into("#msg-list", Message(self.conversation.get(id))))
         return self._enqueue(Turn(id, text, tab, listeners=[listener] if listener else []))
@@ -2472,7 +2275,6 @@ class Chat:
         row = self.conversation.get(message)
         if not row: raise ConflictError("That line is no longer there.", "Say it again.")
         return self._enqueue(Turn(message, row["content"], tab, "line" if row["kind"] == "chat" else "ask", model))
-
     def _enqueue(self, turn: Turn) -> Turn:
         self._turns[turn.kind != "line"].append(turn)
         self._wake.set()
@@ -2483,7 +2285,6 @@ class Chat:
         running = bool(self._task and not self._task.done())
         if running: self._task.cancel()
         return running
-
     async def _work(self) -> None:
         while True:
             turn = next((queue.popleft() for queue in self._turns if queue), None)
@@ -2493,15 +2294,14 @@ class Chat:
                 continue
             self._task = asyncio.create_task(self._answer(turn))
             await asyncio.wait([self._task])  # NOTE: our own cancelling must come through, or `stop` waits for ever
-
     async def _answer(self, turn: Turn) -> None:
         "One turn, to its end: done, stopped or failed, never an exception"
         state, ticker = "done", asyncio.create_task(self._keep_saving())
         try:
             async with self.models.using(turn.model) as model:
-                turn.way = model.way
+                turn.way = self.way_of(model.way)
                 if not model.local and not await self._consented(turn): return
-                await {"guided": self._guided, "tools": self._tools, "json": self._json}[turn.way](turn, model)
+                await self.ways[turn.way](turn, model)
         except asyncio.CancelledError: state = "stopped"
         except PianolaError as error: state = await self._fail(turn, error)
         except Exception as error:  # one socket's reply: whatever goes wrong in it ends only this reply
@@ -2509,17 +2309,19 @@ class Chat:
             state = await self._fail(turn, PianolaError(f"The reply failed: {type(error).__name__}.",
                                                         "The log has the traceback."))
         finally: ticker.cancel()
-        if self.reply: await self._close(state)
+        if self.reply: await self.end_reply(state)
         usage = turn.usage or Usage()
         turn.tell({"done": {"state": state, "model": turn.model or self.models.current, "tokens_in": usage.tokens_in,
                             "tokens_cached": usage.tokens_cached, "tokens_out": usage.tokens_out}})
         self.tabs.send(*self.status_parts())
 
+    def way_of(self, wanted: str) -> str:
+        "The way a model plays: the one wanted if a plugin has it, else JSON in its words"
+        return wanted if wanted in self.ways else "json"
     async def _keep_saving(self) -> None:
         while True:
             await asyncio.sleep(1)
             if self.reply: await self.reply.save()
-
     async def _consented(self, turn: Turn) -> bool:
         "A model on another machine: asked once in a conversation, before anything is sent"
         name = turn.model or self.models.current
@@ -2530,14 +2332,16 @@ class Chat:
         turn.tell({"done": {"state": "waiting", "model": name, "tokens_in": 0, "tokens_cached": 0, "tokens_out": 0}})
         return False
 
-    async def _open(self, turn: Turn) -> Reply:
+    async def begin_reply(self, turn: Turn) -> Reply:
+        "A new message of the assistant, to be written"
         meta = {"model": turn.model or self.models.current}
         id = await self.db.write(lambda: self.conversation.add("assistant", "", state="running", meta=meta))
         self.reply = Reply(self, turn, id)
         self.tabs.send(Into("#msg-list", Message(self.conversation.get(id))), *self.status_parts())
         return self.reply
 
-    async def _close(self, state: str = "done") -> None:
+    async def end_reply(self, state: str = "done") -> None:
+        "The message is whole: stored, and shown with its keys; one without words or keys goes"
         reply, self.reply = self.reply, None
         await reply.save(state=state)
         row = self.conversation.get(reply.id)
@@ -2547,126 +2351,72 @@ class Chat:
         self.tabs.send(Gone(f"#m{reply.id}") if empty else swap(part, "outerMorph"))
         if here().settings.verbose: show_table("reply", [{"model": self.models.current, "state": state,
                                                           "text": row["content"]}], "green")
-
     async def _fail(self, turn: Turn, error: PianolaError) -> str:
-        reply = self.reply or await self._open(turn)
+        reply = self.reply or await self.begin_reply(turn)
         reply.error = (error.cause, error.fix, turn.message if isinstance(error, ModelError) else 0)
         turn.tell({"delta": ("\n\n" if reply.said else "") + str(error)})
         return "failed"
 
-    async def _context(self, turn: Turn, model: "Playing") -> Context:
+    async def context(self, turn: Turn, model: "Playing") -> Context:
+        "What a request of this turn sends"
         layers = self.prompt.layers(turn.way, chosen["manners"], chosen["expert"])
         self.last_context = await self.conversation.context(layers, model.budget, model.local
                                                             or chosen["remote_events"],
                                                              turn.way == "guided")
         return self.last_context
-
     def _introduction(self, tab: str) -> list[tuple]:
         "The open app's own words and what is known of the person, unless they stand in the conversation already"
         app = self.apps.get(self.tabs.get(tab).view.app if tab else "")
         if not app: return []
-        text = self.piano.describe(app, self.models.way)
+        text = self.piano.describe(app, self.way_of(self.models.way))
         facts = "; ".join(f"{k}: {shorten(store[k])}" for k in itertools.islice(store, 20))
         if facts: text += f"\nWhat the person has told you: {facts}."
         sql = "select content from message where kind='prompt' and app is not null and id >= ? order by id desc"
         last = self.db.one(sql, int(chosen.get("context_start", 0)))
         return [] if last and last["content"] == text else [(text, app.name)]
-
     def _append(self, text: str, kind: str, tab: str) -> int:
         for words, app in self._introduction(tab): self.conversation.add("user", words, "prompt", app=app)
         return self.conversation.add("user", text, kind)
 
-    async def _talk(self, turn: Turn, model: "Playing", reply: Reply) -> None:
-        "Words only"
-        context = await self._context(turn, model)
-        messages = context.messages
-        if turn.played:  # so small a model speaks of nothing else when it is told nothing else
-            came = "\n".join(f"- {play_label(p['name'], p['args'], p.get('result'))}: "
-                             + ("done" if p["ok"] else f"failed: {p['error']}") for p in turn.played)
-            messages = [messages[0], {"role": "user", "content": f"I said: {turn.text}\n\n{ANSWERED}{came}"}]
-        async with contextlib.aclosing(model.stream(messages, options=model.talk)) as chunks:
-            async for chunk in chunks:
-                reply.write(chunk.text)
-                await self._took(reply, chunk)
-
-    async def _took(self, reply: Reply, chunk: "Chunk") -> None:
+    async def took(self, reply: Reply, chunk: "Chunk") -> None:
+        "Note what a chunk cost, and show what the model thinks"
         if chunk.usage: self.last_usage = reply.usage = reply.turn.usage = chunk.usage
         if chunk.thinking and not reply.said:
             self.tabs.send(Div(Thinking(f"Thinking… {shorten(chunk.thinking.strip()[-80:], 80)}"),
                                id=f"m{reply.id}-tail", hx_swap_oob="innerHTML"))
-
-    async def _guided(self, turn: Turn, model: "Playing") -> None:
-        "First a constrained pass that chooses an action or none, then words"
-        reply = await self._open(turn)
-        if turn.kind == "line":
-            context = await self._context(turn, model)
-            view = self.tabs.get(turn.tab).view if turn.tab else View()
-            async for play in self.piano.choose(model, turn, view.app):
-                if isinstance(play, str):
-                    reply.write(play)
-                    return
-                reply.meant(to_json(play) + "\n")
-                await self._play(turn, reply, play["action"], play["args"], context.outside)
-            if turn.played:
-                await self._close()
-                reply = await self._open(turn)
-            if any("approval" in p for p in turn.played): return reply.write("I may not do that by myself: press Allow or Deny.")
-        await self._talk(turn, model, reply)
-
     async def _json(self, turn: Turn, model: "Playing") -> None:
         "Actions inside the reply, played as they come; after actions the model hears the results and goes on"
         for _ in range(PLAYS_A_TURN + 1):
-            reply, stream = await self._open(turn), ActionStream(set(self.keyboard.actions))
+            reply, stream = await self.begin_reply(turn), ActionStream(set(self.keyboard.actions))
             before, broken = len(turn.played), ""
-            context = await self._context(turn, model)
+            context = await self.context(turn, model)
             async with contextlib.aclosing(model.stream(context.messages, options=model.talk)) as chunks:
                 async for chunk in chunks:
                     reply.meant(chunk.text)
-                    broken = await self._pieces(turn, reply, stream.feed(chunk.text), context) or broken
-                    await self._took(reply, chunk)
-            broken = await self._pieces(turn, reply, stream.close(), context) or broken
-            await self._close()
+                    broken = await self.play_pieces(turn, reply, stream.feed(chunk.text), context) or broken
+                    await self.took(reply, chunk)
+            broken = await self.play_pieces(turn, reply, stream.close(), context) or broken
+            await self.end_reply()
             if broken and not turn.repaired: await self._repair(turn, broken)
             elif len(turn.played) == before or len(turn.played) >= PLAYS_A_TURN: return
 
-    async def _pieces(self, turn: Turn, reply: Reply, pieces: list, context: Context) -> str:
+    async def play_pieces(self, turn: Turn, reply: Reply, pieces: list, context: Context) -> str:
+        "Show, play or refuse what an ActionStream found; returns what was wrong with a broken one"
         broken = ""
         for piece in pieces:
             if isinstance(piece, Prose): reply.write(piece.text)
-            elif isinstance(piece, Play): await self._play(turn, reply, piece.name, piece.args, context.outside)
+            elif isinstance(piece, Play): await self.play(turn, reply, piece.name, piece.args, context.outside)
             else:
                 broken = piece.why
                 reply.broken.append((piece.text, piece.why))
                 self.tabs.send(Into(f"#m{reply.id}-keys", BrokenKey(piece.text, piece.why)))
         return broken
-
     async def _repair(self, turn: Turn, why: str) -> None:
         turn.repaired = True
         text = f"(That action was not understood: {why}. Write the one JSON object again, correctly, and nothing else.)"
         await self.db.write(self.conversation.add, "user", text, "prompt")
 
-    async def _tools(self, turn: Turn, model: "Playing") -> None:
-        "Native tool calls: general verbs, so that the prompt's front never changes; plain-text calls are caught too"
-        for _ in range(PLAYS_A_TURN + 1):
-            reply, stream, before = await self._open(turn), ActionStream(set(self.keyboard.actions)), len(turn.played)
-            context = await self._context(turn, model)
-            async with contextlib.aclosing(model.stream(context.messages, tools=tool_schemas(),
-                                                        options=model.talk)) as chunks:
-                async for chunk in chunks:
-                    await self._pieces(turn, reply, stream.feed(chunk.text), context)
-                    for call in chunk.calls: await self._call(turn, reply, call, context)
-                    await self._took(reply, chunk)
-            await self._pieces(turn, reply, stream.close(), context)
-            await self._close()
-            if len(turn.played) == before or len(turn.played) >= PLAYS_A_TURN: return
-
-    async def _call(self, turn: Turn, reply: Reply, call: dict, context: Context) -> None:
-        reply.calls.append(call)
-        await reply.save(state="running")
-        name, args = tool_action(call["name"], call["args"])
-        await self._play(turn, reply, name, args, context.outside)
-
-    async def _play(self, turn: Turn, reply: Reply, name: str, args: dict, outside: bool) -> None:
+    async def play(self, turn: Turn, reply: Reply, name: str, args: dict, outside: bool) -> None:
         "One action by the model; what came of it goes to the page, to whoever listens, and into the conversation"
         if len(turn.played) >= PLAYS_A_TURN: return
         said: dict = {"name": name, "args": args}
@@ -2686,7 +2436,6 @@ class Chat:
         turn.played.append(said)
         turn.tell({"action": said})
         if here().settings.verbose: show_table("played", [said], "cyan")
-
     async def _heard(self, name: str, args: dict, came: Outcome | PianolaError) -> None:
         "The result of what left no journal row: a read, a question to the person, a refusal"
         if isinstance(came, PianolaError): ok, more = False, {"error": shorten(came, 400)}
@@ -2703,7 +2452,8 @@ class Chat:
         meta = json.loads(row["meta"])
         keys = [PlayKey(r) for r in rows if r["action"] != "approval.allow"] + [ApprovalCard(r) for r in asked]
         keys += [BrokenKey(*b) for b in meta.get("broken", ())]
-        if meta.get("error"): keys.append(Failure(*meta["error"], embedded=self.models.has_embedded))
+        other = bool(self.models.spare) and self.models.current_provider != "embedded"
+        if meta.get("error"): keys.append(Failure(*meta["error"], embedded=other))
         if self.reply and self.reply.id == row["id"]: return self.reply.article(row, keys)
         shown = meta.get("shown")
         return Message(row | ({"shown": shown} if shown is not None else {}), keys)
@@ -2728,25 +2478,6 @@ class Chat:
         fold = EventsFold(group[::-1])
         self.tabs.send(Into("#msg-list", fold) if len(group) == 1 else swap(fold, "outerMorph"))
 
-    async def _by_hand(self, text: str, tab: str, listener: asyncio.Queue | None = None) -> None:
-        "A slash command: `/task.insert Buy milk`, `/task.update id=7 set={\"done\": true}`, `/app.open tasks`"
-        name, _, rest = text[1:].partition(" ")
-        said: dict = {"name": name, "args": {}}
-        try:
-            key = self.keyboard.find(name)
-            outcome = await self.keyboard.perform("user", name, slash_args(key, rest.strip()), Call(tab))
-            said |= {"args": outcome.args, "ok": True, "journal": outcome.journal, "result": outcome.result}
-            found = markdown(f"```\n{json.dumps(outcome.result, indent=1, ensure_ascii=False, default=str)}\n```")
-            part = Details(Summary(f"/{name}"), Div(found, cls="md"), cls="events", open=True)
-            if key.danger == "read": self.tabs.get(tab).send(Into("#msg-list", part))
-        except PianolaError as error:
-            said |= {"ok": False, "error": str(error)}
-            self.tabs.get(tab).send(Toast(str(error), kind="error"))
-        if listener:
-            listener.put_nowait({"action": said})
-            listener.put_nowait({"done": {"state": "done", "model": "", "tokens_in": 0, "tokens_cached": 0,
-                                          "tokens_out": 0}})
-
     def status_parts(self) -> list:
         "The status line, and whether Stop is to be seen"
         stop = ActionButton("■", "chat.stop", title="Stop the reply")
@@ -2763,36 +2494,17 @@ class Chat:
         used = context.tokens if context else 0
         return Footer(Span(self.models.current or "no model", cls="model"), Span(speed),
                       Span(self.models.note, cls="muted"),
-                      FetchProgress(self.models.fetching) if self.models.fetching else "", Span(cls="spacer"),
+                      self.models.fetching(), Span(cls="spacer"),
                       A(f"context {used:,} of {room:,}", href="/context", target="_blank",
                         title="What the model was last sent"),
                       Progress(value=str(used), max=str(room), aria_label="Context used"),
                       poke, id="status")
-
-def slash_args(key: Action, rest: str) -> dict:
-    "Arguments typed by hand: a JSON object, `name=value` pairs, or the first text field's value"
-    fields = list(key.form.model_fields)
-    if not rest: return {}
-    if rest.startswith("{"): return _json_args(rest)
-    pairs = list(re.finditer(rf"(?:^|\s)({'|'.join(map(re.escape, fields)) or '$^'})=", rest))
-    if not pairs: return {fields[0]: rest} if fields else {"args": rest}
-    args = {fields[0]: rest[:pairs[0].start()].strip()} if rest[:pairs[0].start()].strip() else {}
-    for i, pair in enumerate(pairs):
-        text = rest[pair.end():pairs[i + 1].start() if i + 1 < len(pairs) else None].strip()
-        args[pair[1]] = _json_args(text) if text[:1] in "{[" else text
-    return args
-
-def _json_args(text: str):
-    try: return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidError("That is not JSON.", f"{shorten(error, 100)}.", fields={"args": "not JSON"}) from None
 
 def brief_result(result):
     "A read's result in few words: rows as their names, done ones marked"
     if not isinstance(result, dict) or "rows" not in result: return _brief(result)
     rows = [f"{r.get('name', r)}{' (done)' if r.get('done') else ''}" for r in result["rows"][:40]]
     return {"total": result.get("total", len(rows)), "rows": rows}
-
 def _tell_model(method: str, text: str, **more):
     p = here()
     return asyncio.run_coroutine_threadsafe(getattr(p.chat, method)(text, **more), p.loop)
@@ -2821,7 +2533,9 @@ class ChatApp(App):
     async def again(self, message: int, embedded: bool = False):
         "Answer a line once more, if wished with the embedded model"
         p = here()
-        p.chat.again(message, p.models.embedded_name() if embedded else "", calling.get().tab)
+        if embedded and not p.models.spare:
+            raise ModelError("No embedded model is here yet.", "Fetch one on the Models page.")
+        p.chat.again(message, p.models.spare if embedded else "", calling.get().tab)
 
     @action("chat.clear", danger="person", heard=False)
     def clear(self):
@@ -2831,7 +2545,7 @@ class ChatApp(App):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-#     _  ___  ___ ___                                                                                            figlet
+#     _  ___  ___ ___                                                                                             figlet
 #  _ | |/ _ \| _ ) __|
 # | || | (_) | _ \__ \
 #  \__/ \___/|___/___/
@@ -2839,9 +2553,10 @@ class ChatApp(App):
 
 STEP_SHOWS_AFTER = 1.0    # seconds after which a step shows as a job
 CANCEL_GRACE = 0.1        # seconds a cancelled step has to end by itself
-TOLD_EVERY = 0.02         # seconds between two reports of a step that reports all the time
 EVENTS_KEPT = 5_000       # progress events a dropped connection can catch up with
 SAID_A_SECOND = 50        # printed lines a second that are kept
+GIVEN: dict[str, Callable[["Pipe", dict], Any]] = {}            # what a step may ask for by name; plugins fill it
+ASKED: dict[str, Callable[["Job", dict], Awaitable]] = {}       # and the server's half of it: what workers may ask for
 
 
 class Pipe:
@@ -2864,7 +2579,6 @@ class Pipe:
         answer = box.get()
         if "error" in answer: raise PianolaError(answer["error"])
         return answer["value"]
-
     def _listen(self) -> None:
         while True:
             try: message = json.loads(self.conn.recv_bytes())
@@ -2890,87 +2604,10 @@ class Said(io.TextIOBase):
         return len(text)
 
 
-class Reporter:
-    "What a step knows as `progress`: call it with how much is done of how much; see its methods for the rest"
-
-    def __init__(self, link: Pipe, checkpoint=None): self._link, self._checkpoint, self._last = link, checkpoint, 0.0
-
-    def __call__(self, done: float, total: float = 0, note: str = "") -> None:
-        "Tell how far it is; as often as you like"
-        moment = time.monotonic()
-        if moment - self._last < TOLD_EVERY and done != total: return
-        self._last = moment
-        self._link.tell(progress=[float(done), float(total), shorten(note)])
-
-    def checkpoint(self, value=None):
-        "Keep where to go on from (what JSON can say), or, without a value, what was kept before an interruption"
-        if value is None: return self._checkpoint
-        self._checkpoint = value
-        self._link.tell(checkpoint=value)
-
-    def log(self, line: str) -> None:
-        "Add a line under the bar"
-        self._link.tell(log=shorten(line, 500))
-
-    def show(self, part) -> None:
-        "Add a partial result to the card: markdown, or tags"
-        self._link.tell(show=html(part) if hasattr(part, "tag") else html(markdown(str(part))))
-
-    @property
-    def cancelled(self) -> bool:
-        "Whether the person pressed Cancel; a step that looks may end well, another is stopped"
-        return self._link.cancelled.is_set()
-
-
-class Llm:
-    "What a step knows as `llm`: `llm(text)` is the model's answer; `llm(text, Kind)` an object of that dataclass"
-
-    def __init__(self, link: Pipe): self._link = link
-
-    def __call__(self, text: str, kind: type | dict | None = None, system: str = ""):
-        "Raises PianolaError when the answer does not fit `kind` (a dataclass, or a JSON schema) at a second try either"
-        shape = pydantic.TypeAdapter(kind) if isinstance(kind, type) else None
-        schema = shape.json_schema() if shape else kind
-        for again in ("", "\n\nThe last answer did not fit: {}. Answer once more, as JSON of that form."):
-            said = self._link.ask("llm", text=text + again, schema=schema, system=system)
-            if not schema: return said
-            try: return shape.validate_json(said) if shape else json.loads(said)
-            except ValueError as error: why = " ".join(str(error).split())[:300]
-            text = text.replace("{", "{{").replace("}", "}}") if not again else text
-        raise PianolaError(f"The model's answer does not fit: {why}.", "Try a larger model, or another wording.")
-
-
-class Voice:
-    "What a step knows as `chat`: `chat(text)` says it as the assistant, `chat.ask(text)` lets the model say something"
-
-    def __init__(self, link: Pipe): self._link = link
-
-    def __call__(self, text: str) -> None:
-        "Say `text` as it is"
-        self._link.ask("say", text=str(text))
-
-    def ask(self, text: str) -> None:
-        "Ask the model to say something; it does so when it is free"
-        self._link.ask("chat", text=str(text))
-
-
-class FarStore(MutableMapping):
-    "What a step knows as `store`: the person's facts, read and written through the server"
-
-    def __init__(self, link: Pipe): self._link = link
-
-    def __getitem__(self, key: str):
-        facts = self._link.ask("store")
-        return facts[key]
-
-    def __setitem__(self, key: str, value) -> None: self._link.ask("perform", name="store.set", args={"key": key, "value": value})
-
-    def __delitem__(self, key: str) -> None: self._link.ask("perform", name="store.delete", args={"key": key})
-
-    def __iter__(self): return iter(self._link.ask("store"))
-
-    def __len__(self) -> int: return len(self._link.ask("store"))
-
+def give(name: str, link: Pipe, order: dict):
+    "What a step asks for by name, as `progress` or `llm`; raises PianolaError where no plugin has it"
+    if name not in GIVEN: raise PianolaError(f"No plugin gives a step {name!r}.", "Put that plugin back.")
+    return GIVEN[name](link, order)
 
 def work(conn, helpers: list[str]) -> None:
     "A worker process: runs the orders it is sent, one at a time, until the server is gone"
@@ -2981,7 +2618,6 @@ def work(conn, helpers: list[str]) -> None:
     sys.stdout = sys.stderr = Said(link)
     for file in helpers: import_plugin(Path(file))      # those that know more kinds of results
     while True: _obey(link, link.orders.get())
-
 def _obey(link: Pipe, order: dict) -> None:
     link.cancelled.clear()
     try:
@@ -3039,23 +2675,22 @@ class Worker:
 
     def __init__(self, file: Path, helpers: list[str], hear: Callable[["Worker", dict], None]):
         self.file, self.version, self.job = file, version_of(file), None
-        kind = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+        kind = _nursery()
         self.conn, theirs = kind.Pipe()
         self.process = kind.Process(target=work, args=(theirs, helpers), daemon=True)
         with _no_main(): self.process.start()
         theirs.close()
-        self._loop, self._hear = here().loop, hear
+        self._loop, self._hear, self._context = here().loop, hear, copy_context()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def send(self, **message) -> None:
         "Send an order, an answer or `cancel`; a dead worker hears nothing"
         with contextlib.suppress(OSError, ValueError): self.conn.send_bytes(to_json(message).encode())
-
     def _listen(self) -> None:
         while True:
             try: message = json.loads(self.conn.recv_bytes())
             except (EOFError, OSError): message = {"gone": True}
-            with contextlib.suppress(RuntimeError): self._loop.call_soon_threadsafe(self._hear, self, message)
+            with contextlib.suppress(RuntimeError): self._loop.call_soon_threadsafe(self._hear, self, message, context=self._context)
             if "gone" in message: return
 
     def kill(self) -> None:
@@ -3063,6 +2698,17 @@ class Worker:
         with contextlib.suppress(OSError, AttributeError): os.killpg(self.process.pid, signal.SIGKILL)
         with contextlib.suppress(OSError, ValueError): self.process.kill()
 
+@functools.cache
+def _nursery():
+    "Where workers come from: forked from a process that has loaded us and pandas; on Windows each starts afresh"
+    if sys.platform == "win32": return multiprocessing.get_context("spawn")
+    kind, path = multiprocessing.get_context("forkserver"), os.environ.get("PYTHONPATH")
+    kind.set_forkserver_preload(["server", "pandas"])
+    os.environ["PYTHONPATH"] = str(HERE) + (os.pathsep + path if path else "")
+    with _no_main(): multiprocessing.forkserver.ensure_running()
+    if path is None: del os.environ["PYTHONPATH"]
+    else: os.environ["PYTHONPATH"] = path
+    return kind
 @contextlib.contextmanager
 def _no_main():
     "NOTE: multiprocessing runs the parent's main file again in each child; ours needs nothing from it"
@@ -3086,7 +2732,6 @@ class Jobs:
         self.ring: deque = deque(maxlen=EVENTS_KEPT)        # (number, job, what) of all jobs
         self.changed: Callable[[Job], None] = lambda job: None      # a job began or ended
         self.remark: Callable[[Job, str], None] = lambda job, text: None
-        self.serve: Callable[[Job, str, dict], Awaitable] | None = None     # answers what workers ask
         self._numbers, self._wakes, self._rooms, self._task = itertools.count(1), set(), {}, None
         self.closing = False
 
@@ -3117,13 +2762,11 @@ class Jobs:
             job.error = job.error or str(error)
             raise
         finally: await asyncio.shield(self._finish(job))
-
     async def _send(self, job: Job, order: dict, file: Path) -> None:
         worker = await asyncio.to_thread(self._hire, job.app, file)
         job.worker, worker.job, job.state, job.began = worker, job, "running", time.monotonic()
         worker.send(**order)
         self.tell(job)
-
     def _hire(self, app: str, file: Path) -> Worker:
         workers = self.idle.setdefault(app, [])
         while workers:
@@ -3143,7 +2786,6 @@ class Jobs:
     def retire(self, app: str) -> None:
         "The app's file has changed: idle workers go, those at work finish what they do"
         for worker in self.idle.pop(app, ()): worker.kill()
-
     def _hear(self, worker: Worker, message: dict) -> None:
         job = worker.job
         if not job or job.future.done(): return
@@ -3151,8 +2793,7 @@ class Jobs:
         elif "log" in message: job.log.append(message["log"])
         elif "show" in message: job.shown.append(message["show"])
         elif "checkpoint" in message:
-            job.checkpoint = message["checkpoint"]
-            asyncio.create_task(self._save([job]))
+            job.checkpoint, job.dirty = message["checkpoint"], True
         elif "ask" in message: asyncio.create_task(self._answer(worker, job, message))
         elif "result" in message: job.future.set_result(message["result"])
         elif "error" in message:
@@ -3162,11 +2803,9 @@ class Jobs:
             worker.process.join(0.2)
             self._fail(job, f"The step's process ended (exit code {worker.process.exitcode}).")
         if not message.keys() & {"ask", "checkpoint"}: self.tell(job, message)
-
     def _fail(self, job: Job, cause: str) -> None:
         job.error = cause
         job.future.set_exception(PianolaError(cause, trace=job.trace))
-
     def _progress(self, job: Job, done: float, total: float, note: str) -> None:
         job.done, job.total, job.note, job.dirty = done, total, note, True
         job.seen.append((time.monotonic(), done))
@@ -3174,9 +2813,10 @@ class Jobs:
         if quarter > job.told and time.monotonic() - job.began > 2:
             job.told = quarter
             if quarter < 4: self.remark(job, f"The job “{job.title}” is {25 * quarter} % done.")
-
     async def _answer(self, worker: Worker, job: Job, message: dict) -> None:
-        try: worker.send(answer=message["ask"], value=await self.serve(job, message["what"], message["args"]))
+        try:
+            if message["what"] not in ASKED: raise PianolaError(f"Nobody here answers {message['what']!r}.")
+            worker.send(answer=message["ask"], value=await ASKED[message["what"]](job, message["args"]))
         except PianolaError as error: worker.send(answer=message["ask"], error=str(error))
 
     def tell(self, job: Job, what: dict | None = None) -> None:
@@ -3195,7 +2835,6 @@ class Jobs:
         job.error = "cancelled"
         job.future.set_exception(PianolaError("The job was cancelled.", "Resume goes on, Run begins anew."))
         if job.worker: job.worker.kill()
-
     async def _finish(self, job: Job) -> None:
         worker, self.live = job.worker, {i: j for i, j in self.live.items() if i != job.id}
         if worker: worker.job = None
@@ -3206,16 +2845,13 @@ class Jobs:
         await self._save([job], now())
         self.tell(job)
         self.changed(job)
-
     def _show(self, job: Job) -> None:
         job.visible = not job.future.done()
         if job.visible: self.changed(job)
-
     async def _keep_saving(self) -> None:
         while True:
             await asyncio.sleep(0.5)
             await self._save([j for j in self.live.values() if j.dirty])
-
     async def _save(self, jobs: list[Job], ended: str | None = None) -> None:
         def save():
             for j in jobs:
@@ -3304,7 +2940,6 @@ class Crud(App):
         if self.one in OWN_TABLES:
             raise PianolaError(f"The table {self.one!r} is Pianola's own.", "Call the dataclass something else.")
         here().db.write_now(self._make_table)
-
     def _make_table(self) -> None:
         db = here().db
         owner = f", {self.per}_id integer not null references {self.per}(id) on delete cascade" if self.per else ""
@@ -3316,7 +2951,6 @@ class Crud(App):
         scope = f"{self.per}_id, " if self.per else ""
         for on in ("position",
                    "name"): db.do(f'create index if not exists "{self.one}_{on}" on "{self.one}"({scope}{on})')
-
     def _column(self, kind, default) -> str:
         column = "integer" if kind is int else COLUMN.get(input_kind(kind)[0], "text")
         base = column.partition(" ")[0]
@@ -3336,13 +2970,11 @@ class Crud(App):
     def all_rows(self, owner: int) -> list[dict]:
         "All rows of an owner, in their order"
         return [self._shown(r) for r in here().db.q(f'select * from "{self.one}" where {self.per}_id=? order by position, id', owner)]
-
     def _get(self, id: int) -> dict:
         where, params = self._scope()
         row = here().db.one(f'select * from "{self.one}" where id=? and {where}', id, *params)
         if not row: raise ConflictError(f"There is no {self.one} {id}.", "It may have been deleted.", candidates=[])
         return self._shown(row)
-
     def _shown(self, row: dict) -> dict:
         shown = {"id": row["id"]} | {name: row[name] for name in self.fields}
         for name, (kind, _) in self.fields.items():
@@ -3360,13 +2992,11 @@ class Crud(App):
             raise ConflictError(f"There is no {self.one} {shorten(wanted, 20)}.", "It may have been deleted.", candidates=[])
         rows = exact or db.q(f'select id, name from "{self.one}" where {where} order by position', *params)
         return pick_by_name(wanted, [(r["id"], r["name"]) for r in rows], self.one)
-
     def _resolve(self, args: dict) -> dict:
         found = dict(args)
         if found.get("id") is not None: found["id"] = self.find(found["id"])
         if found.get("ids"): found["ids"] = [self.find(i) for i in found["ids"]]
         return found
-
     def _about(self, args: dict) -> str:
         return self._get(args["id"])["name"] if args.get("id") else str(args.get("name", ""))
 
@@ -3440,14 +3070,12 @@ class Crud(App):
         if before < middle < after: db.do(f'update "{self.one}" set position=? where id=?', middle, id)
         else: self._renumber(id, skip)
         return self._get(id)
-
     def _order(self, ids: list[int]) -> dict:
         marks = ", ".join("?" * len(ids))
         rows = here().db.q(f'select position as p from "{self.one}" where id in ({marks}) order by position', *ids)
         if len(rows) != len(ids): raise InvalidError("A row is named twice.", fields={"ids": "twice"})
         for id, row in zip(ids, rows): here().db.do(f'update "{self.one}" set position=? where id=?', row["p"], id)
         return {"ids": ids}
-
     def _renumber(self, id: int, skip: int) -> None:
         where, params = self._scope()
         sql = f'select id from "{self.one}" where {where} and id != ? order by position, id'
@@ -3461,7 +3089,6 @@ class Crud(App):
         row = self._get(id)
         chosen[self.one] = id
         return row
-
     def _stored(self, row: dict) -> dict:
         return {n: to_json(v) if isinstance(v, list) else v.isoformat() if isinstance(v, dt.date) else v for n,
                 v in row.items()}
@@ -3475,17 +3102,14 @@ class Crud(App):
         if self.bools: made.append(self._key("toggle", self.toggle_row))
         if self.selectable: made.append(dataclasses.replace(self._key("select", self.select_row), undo=False))
         return made + super().actions()
-
     def _key(self, verb: str, fn: Callable, danger: Danger = "write", form: type[BaseModel] | None = None) -> Action:
         name, doc = f"{self.one}.{verb}", (inspect.getdoc(fn) or "").replace("row", self.one)
         return Action(name, fn, form or form_of(fn, name), doc, (), danger, self.name, resolve=self._resolve,
                       about=self._about)
-
     def _list_form(self) -> type[BaseModel]:
         return create_model(f"{self.one}.list", __base__=Args, search=(str, ""),
                             limit=(Annotated[int, Field(ge=1, le=1000)], ROWS_SHOWN),
                             offset=(Annotated[int, Field(ge=0)], 0))
-
     def _row_form(self, partial: bool) -> type[BaseModel]:
         name = Annotated[str, pydantic.StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
         kinds = {n: (name if n == "name" else kind, None if partial else default) for n,
@@ -3494,7 +3118,6 @@ class Crud(App):
         kinds = {n: (Annotated[k, blank] if "date" in str(k) or k in (int, float) else k, d) for n,
                  (k, d) in kinds.items()}
         return create_model(f"{self.one}.{'set' if partial else 'insert'}", __base__=Args, **kinds)
-
     def _update_form(self) -> type[BaseModel]:
         return create_model(f"{self.one}.update", __base__=Args, id=(RowId, ...), set=(self._row_form(True), ...))
 
@@ -3517,7 +3140,6 @@ class Crud(App):
                        hx_trigger="input changed delay:200ms, search",
                        hx_target=f"#{self.one}-part", hx_select=f"#{self.one}-part", hx_swap="outerMorph")
         return new, Div(search, *more, cls="list-tools"), self._part(view)
-
     def _part(self, view: View):
         found = self.list_rows(view.search, ROWS_SHOWN, view.offset)
         rows = Ul(*(self.row(r) for r in found["rows"]), id=f"{self.one}-list", cls="rows", data_sort=self.one,
@@ -3525,7 +3147,6 @@ class Crud(App):
         hint = f"No {self.title.lower()} yet. Add one above, or ask the assistant to."
         if view.search: hint = f"Nothing matches “{view.search}”."
         return Div(rows, P(hint, cls="empty"), self._pages(view, found["total"]), id=f"{self.one}-part")
-
     def _pages(self, view: View, total: int):
         words = f"{total} {self.one if total == 1 else self.title.lower()}"
         def go(label, offset):
@@ -3550,7 +3171,6 @@ class Crud(App):
         return Li(handle, *sorted(cells, key=lambda c: c.attrs.get("type") != "checkbox"), use, kill,
                   id=f"{self.one}-{id}", cls="row", data_id=str(id),
                   data_done=str(bool(self.bools and row[self.bools[0]])).lower())
-
     def _cell(self, row: dict, name: str, kind):
         label = f"{name.replace('_', ' ').capitalize()} of {row['name']}"
         common = {"aria_label": label, "hx_swap": "none", "hx_trigger": "change",
@@ -3579,7 +3199,6 @@ class Crud(App):
         if view.offset or total > ROWS_SHOWN: return [pages]
         row = [Gone(f"#{self.one}-{id}"), self._placed(id)]
         return [*row, pages]
-
     def _placed(self, id: int):
         (where, params), row = self._scope(), self.row(self._get(id))
         before = here().db.one(
@@ -3667,7 +3286,6 @@ def step(title: str = "", *, say: str = "", danger: Danger = "write", outside: b
         fn.step = {"title": title or fn.__name__.replace("_", " ").capitalize(), "say": say, "danger": danger, "outside": outside}
         return fn
     return mark
-
 def _where(fn: Callable) -> str: return f"{Path(fn.__code__.co_filename).name}, line {fn.__code__.co_firstlineno}"
 
 def steps_of(kind: type) -> list[Step]:
@@ -3678,7 +3296,6 @@ def steps_of(kind: type) -> list[Step]:
         found.append(_step_of(name, fn, [s.name for s in found], list(kind.marked)))
     if not found: raise PianolaError(f"{kind.__name__} has no steps.", "Mark a method with @step(\"Title\").")
     return found
-
 def _step_of(name: str, fn: Callable, earlier: list[str], all_steps: list[str]) -> Step:
     fields, needs, files, lists, outside = {}, [], {}, {}, fn.step["outside"]
     parameters = [p for p in inspect.signature(fn, eval_str=True).parameters.values() if p.name != "self"]
@@ -3697,7 +3314,6 @@ def _step_of(name: str, fn: Callable, earlier: list[str], all_steps: list[str]) 
     given = tuple(p.name for p in parameters if p.name in INJECTED)
     return Step(name, fn.step["title"], fn, fn.step["say"], fn.step["danger"], form, fields, tuple(needs), given, files, lists,
                 outside or bool(files))
-
 def _field_of(p: inspect.Parameter, files: dict, lists: dict) -> tuple:
     kind = p.annotation if p.annotation is not p.empty else type(p.default)
     name = getattr(kind, "__name__", str(kind))
@@ -3720,29 +3336,26 @@ def run_order(order: dict, link: Pipe) -> dict:
         if name in one.files and value: value = READERS[one.files[name]](Path(value))
         if name in one.lists: value = [pydantic.TypeAdapter(one.lists[name]).validate_python(row) for row in value or ()]
         args[name] = value
-    progress = Reporter(link, order["checkpoint"])
-    known = {"llm": Llm(link), "chat": Voice(link), "progress": progress, "profile": order["profile"], "store": FarStore(link)}
-    value = one.fn(app, **args, **{n: known[n] for n in one.given})
+    value = one.fn(app, **args, **{n: give(n, link, order) for n in one.given})
     if inspect.iscoroutine(value): value = asyncio.run(value)
-    if inspect.isgenerator(value): value = _drain(value, progress)
-    if inspect.isasyncgen(value): value = asyncio.run(_drain_async(value, progress))
-    return save_result(value, folder, one.name)
-
+    if inspect.isgenerator(value): value = _drain(value, give("progress", link, order))
+    if inspect.isasyncgen(value): value = asyncio.run(_drain_async(value, give("progress", link, order)))
+    record = save_result(value, folder, one.name)
+    if isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
+        record["rows"] = {"table": type(value[0]).__name__, "rows": [dataclasses.asdict(v) for v in value]}
+    return record
 @functools.cache
 def _loaded(file: str) -> "Workflow": return import_plugin(Path(file))[1]()
-
-def _drain(parts: typing.Iterator, progress: Reporter):
+def _drain(parts: typing.Iterator, progress: Callable):
     last = None
     while True:
         try: last = _yielded(next(parts), progress)
         except StopIteration as end: return last if end.value is None else end.value
-
-async def _drain_async(parts: AsyncIterator, progress: Reporter):
+async def _drain_async(parts: AsyncIterator, progress: Callable):
     last = None
     async for part in parts: last = _yielded(part, progress)
     return last
-
-def _yielded(part, progress: Reporter):
+def _yielded(part, progress: Callable):
     "A number or (done, total, note) that a step yields is its progress, a text a line of its log; anything else may be its result"
     if isinstance(part, float | int) and not isinstance(part, bool): progress(part, 1 if isinstance(part, float) else 0)
     elif isinstance(part, tuple) and part and all(isinstance(n, float | int) for n in part[:2]): progress(*part[:3])
@@ -3828,6 +3441,8 @@ class Workflow(App):
         resumed = p.db.one("select * from job where id=?", call.resume) if call.resume else None
         order, opened = await p.db.write(self._order, one, run, args)
         order["checkpoint"] = json.loads(resumed["checkpoint"] or "null") if resumed else None
+        if any((j.run, j.step) == (opened["id"], one.name) for j in p.jobs.live.values()):
+            raise ConflictError(f"{one.title} is running already in {opened['name']}.", "Wait for it, or cancel it.")
         job = Job(call.journal, self.name, opened["id"], one.name, f"{self.title}: {one.title}", args)
         began = time.monotonic()
         p.redraw(self.name)
@@ -3841,10 +3456,8 @@ class Workflow(App):
         elif time.monotonic() - began > 3: p.chat.remark(f"The job “{job.title}” is done: {record['preview']}.")
         self._records[call.journal] = opened, one, order["args"], {"record": to_json(record), "state": "done", "seconds": time.monotonic() - began}
         return {"run": opened["key"], "step": one.title, "preview": record["preview"], "files": record.get("files", [])}
-
     @functools.cached_property
     def _records(self) -> dict: return {}
-
     def _order(self, one: Step, key: str | None, args: dict) -> tuple[dict, dict]:
         "What the worker is told; raises ConflictError when the step cannot run now"
         run = self.open_run(key or "", make=True)
@@ -3864,10 +3477,8 @@ class Workflow(App):
         profile = here().db.one("select * from profile where id=?", run["profile_id"])
         return {"file": str(self.file), "step": one.name, "args": args, "folder": str(folder), "profile": profile,
                 "given": {n: done[n]["record"] for n in one.needs}}, run
-
     def _finish(self, event: Event) -> None:
         if event.ok: self._keep(*self._records.pop(event.journal))
-
     def _keep(self, run: dict, one: Step, inputs: dict, values: dict) -> None:
         "What came of a step, in the writer; what was done after it is stale, and what was done before it folds"
         db = here().db
@@ -3875,10 +3486,17 @@ class Workflow(App):
         columns = ", ".join(values)
         db.do(f"insert into run_step(run_id, step, {columns}) values(?, ?{', ?' * len(values)}) on conflict(run_id, step) do update set "
               + ", ".join(f"{c}=excluded.{c}" for c in values), run["id"], one.name, *values.values())
+        if proposed := json.loads(values["record"] or "{}").get("rows"): self._propose(run, **proposed)
         for later in self.after(one): db.do("update run_step set state='stale' where run_id=? and step=? and state='done'", run["id"], later)
         for need in one.needs if values["state"] == "done" else ():
             db.do("update run_step set folded=1 where run_id=? and step=? and state='done'", run["id"], need)
         db.do("update run set changed=? where id=?", now(), run["id"])
+    def _propose(self, run: dict, table: str, rows: list[dict]) -> None:
+        "A step that returns a list of a list's dataclass fills that list, unless the person has begun it"
+        for found in self.tables:
+            if found.table.__name__ != table or found.all_rows(run["id"]): continue
+            for at, row in enumerate(rows, 1):
+                here().db.insert(found.one, **found._stored({k: row[k] for k in found.fields}), run_id=run["id"], position=at)
 
     def after(self, one: Step) -> list[str]:
         "The steps that build on the result of one, directly or not"
@@ -3888,7 +3506,10 @@ class Workflow(App):
         return found[1:]
 
     def find_step(self, name: str) -> Step:
-        "The step called `name`, by its name or title"
+        "The step called `name`: by its name, its title, or its number (`step two`, `first card`)"
+        words = re.findall(r"\w+", name.lower())
+        for i, (ordinal, number) in enumerate(zip(ORDINALS, NUMBERS)):
+            if i < len(self.steps) and {ordinal, number, str(i + 1)} & set(words) and set(words) <= {ordinal, number, str(i + 1), "step", "card", "the"}: return self.steps[i]
         return self.steps[pick_by_name(name, [(i, n) for i, s in enumerate(self.steps) for n in {s.name, s.title}], "step")]
 
     # the page
@@ -3920,7 +3541,6 @@ class Workflow(App):
                  for i, s in enumerate(self.steps, 1)]
         if following := next((c for c in cards if c.attrs["data-state"] == "open"), None): following.attrs["data-next"] = "true"
         return PageHead(self.title, inspect.getdoc(self) or "", RunBar(self.name, run)), *cards
-
     def _card(self, number: int, one: Step, run: dict | None, done: dict, job: Job | None, left: dict | None, view: View):
         known = done.get(one.name, {})
         missing = [self.find_step(n).title for n in one.needs if done.get(n, {}).get("state") != "done"]
@@ -3943,10 +3563,12 @@ class Workflow(App):
         mine = event.app == self.name or event.action.startswith(("run.", "card.", "job.")) or event.action in ("journal.undo", "profile.select")
         return REFRESH if mine else None
 
-def _phrases(one: Step, number: int) -> tuple:
-    words, nth = one.title.lower(), ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")[min(number, 10) - 1]
-    return tuple((said, {}) for said in (f"run {words}", f"do step {number}", f"run step {nth}", f"fill in step {nth} and run it"))
+ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
+NUMBERS = "one two three four five six seven eight nine ten".split()
 
+def _phrases(one: Step, number: int) -> tuple:
+    words, nth = one.title.lower(), NUMBERS[min(number, 10) - 1]
+    return tuple((said, {}) for said in (f"run {words}", f"do step {number}", f"run step {nth}", f"fill in step {nth} and run it"))
 def _kept_upload(id: str, folder: Path) -> Path:
     "An upload under the name the person gave it, with the run it was used in"
     if Path(id).is_file() and folder in Path(id).parents: return Path(id)
@@ -4009,7 +3631,6 @@ class Plugins:
         if not files: raise PianolaError(f"There are no plugins in {self.folder}.",
                                          "Set PIANOLA_PLUGINS to a folder with some.")
         for file in files: self._add(file)
-
     def _add(self, file: Path) -> None:
         name = file.stem.partition("_")[2]
         try: app = self._load(file, name)
@@ -4041,7 +3662,6 @@ class Plugins:
         self.errors.pop(name, None)
         self.keyboard.remove(name)
         self._listeners = [entry for entry in self._listeners if entry[2] is not app]
-
     def _load(self, file: Path, name: str) -> App:
         module, kind = import_plugin(file)
         app = kind()
@@ -4058,7 +3678,6 @@ class Plugins:
         "Call the listeners of all apps; what one does wrong stops nobody"
         for pattern, fn, app in self._listeners:
             if fnmatch.fnmatch(event.action, pattern): asyncio.create_task(self._call(app, fn, event))
-
     async def _call(self, app: App, fn: Callable, event: Event) -> None:
         try:
             if inspect.iscoroutinefunction(fn): await fn(event)
@@ -4115,7 +3734,6 @@ class Gate:
             logger.log(level, "{} {} {} {:.0f} ms {}", scope.get("method", "WS"), quote(scope["path"]), seen["status"],
                        ms,
                        actor_of(heads))
-
     def _refuse(self, scope, heads: dict):
         s = self.pianola.settings
         host, local = heads.get("host", ""), is_loopback(s.host)
@@ -4170,7 +3788,6 @@ async def read_body(req: Request) -> tuple[dict | None, list]:
     try: return json.loads(body), []
     except (ValueError, RecursionError): raise InvalidError("The body is not JSON.",
                                                             fields={"body": "not JSON"}) from None
-
 async def _read_multipart(req: Request) -> list:
     items, limit = [], UPLOAD_LIMIT + BODY_LIMIT
     too_large = InvalidError("The upload is too large.", f"At most {UPLOAD_LIMIT >> 20} MB.",
@@ -4210,13 +3827,6 @@ async def keep_upload(name: str, source) -> dict:
     row = {"id": id, "name": shorten(Path(name.replace("\\", "/")).name, 200), "size": size, "created": now()}
     await here().db.write(functools.partial(here().db.insert, "upload", **row))
     return row
-
-async def keep_text(name: str, text: str) -> dict:
-    "Keep a text we made as a file that `/file/{id}` gives"
-    class Source:
-        parts = [text.encode()]
-        async def read(self, size): return self.parts.pop() if self.parts else b""
-    return await keep_upload(name, Source())
 
 def upload_path(id: str) -> tuple[Path, str]:
     "Where an upload lies and what the person called it; raises UnknownError"
@@ -4299,7 +3909,6 @@ async def chat_stream(req: Request):
     queue: asyncio.Queue = asyncio.Queue()
     await here().chat.hear(text, req.headers.get("x-tab", ""), queue)
     return StreamingResponse(_ndjson(queue), media_type="application/x-ndjson")
-
 async def _ndjson(queue: asyncio.Queue):
     while True:
         item = await queue.get()
@@ -4318,13 +3927,11 @@ def journal_rows(query) -> dict:
     sql = f"select *, changeset is not null as undoable from journal where {' and '.join(wheres)} order by id desc limit ?"
     rows = here().db.q(sql, *params, limit)
     return {"rows": [_journal_row(r) for r in rows], "total": total}
-
 def _journal_row(r: dict) -> dict:
     return {"id": r["id"], "at": r["at"], "actor": r["actor"], "app": r["app"], "action": r["action"],
             "args": json.loads(r["args"]),
             "ok": r["state"] == "done", "state": r["state"], "result": _parsed(r["result"]), "error": r["error"],
             "undone": r["undone"], "undoable": bool(r["undoable"]) and not r["undone"]}
-
 def _parsed(text: str | None):
     try: return json.loads(text) if text else None
     except ValueError: return text  # a result too long to keep was cut
@@ -4460,7 +4067,6 @@ async def serve_socket(socket: WebSocket):
     finally:
         tab.lines.discard(line)
         pump.cancel()
-
 async def _take_frame(p: "Pianola", tab: Tab, frame: str | None) -> None:
     try: said = json.loads(frame or "")
     except (ValueError, RecursionError): return
@@ -4517,15 +4123,14 @@ class Pianola:
         await asyncio.to_thread(self.plugins.load_all)
         self.keyboard.listeners += [self.hear, self.plugins.hear]
         self.models.on_change = lambda: self.chat.tabs.send(*self.chat.status_parts())
-        self.models.on_arrival = self._model_arrived
-        self.jobs.changed, self.jobs.serve = lambda job: self.redraw(job.app), self._serve_worker
+        self.jobs.changed = lambda job: self.redraw(job.app)
         self.jobs.remark = lambda job, text: self.chat.remark(text)
         self.jobs.helpers = [str(a.file) for a in self.plugins.apps.values() if a.helps_workers]
         self.jobs.start()
         self._watching = asyncio.create_task(self._watch())
         if self.settings.verbose: self._show_tables()
         self.chat.start()
-        self.models.start(self.chat.piano.warm if self.settings.warm else None)
+        self.models.start(self.settings.warm)
 
     async def close(self) -> None:
         "Stop replies and downloads, tell the plugins, close the data folder; within a second"
@@ -4539,7 +4144,6 @@ class Pianola:
         await asyncio.to_thread(self.db.close)
         for sink in self._sinks:
             with contextlib.suppress(ValueError): logger.remove(sink)
-
     def _show_tables(self) -> None:
         show_table("apps", [{"app": a.name, "title": a.title} for a in self.plugins.apps.values()])
         show_table("routes", [{"method": m, "path": path, "does": (fn.__doc__ or "").partition(":")[2].strip()}
@@ -4558,15 +4162,10 @@ class Pianola:
         await self.db.write(self.db.scrub)
         return {"forgotten": count}
 
-    async def _model_arrived(self, name: str) -> None:
-        await self.chat.broadcast(f"The model **{name}** has arrived and takes over from here.")
-        self.chat.tabs.send(swap(self.bar(View())))
-
     @property
     def tables(self) -> dict[str, Crud]:
         "All tables of all apps by their name"
         return {t.one: t for a in self.plugins.apps.values() for t in a.tables}
-
     async def _watch(self) -> None:
         "Load plugins again when they are saved, and show the new version wherever one is open"
         while True:
@@ -4578,26 +4177,10 @@ class Pianola:
                     if tab.view.app not in self.plugins.apps: tab.view = View(next(iter(self.plugins.apps)), tab=tab.id)
                     tab.send(swap(self.left(tab.view)), swap(self.bar(tab.view)))
 
-    async def _serve_worker(self, job: Job, what: str, args: dict):
-        "What a step's `llm`, `chat` and `store` ask for"
-        if what == "say": return await self.chat.broadcast(args["text"])
-        if what == "chat": return bool(await self.chat.ask(args["text"]))
-        if what == "store": return await asyncio.to_thread(lambda: dict(store))
-        if what == "perform": return (await self.keyboard.perform("app", args["name"], args["args"])).result
-        async with self.models.using() as model:
-            if not model.local and chosen.get("consent") != self.models.current:
-                raise DeniedError("The model runs on another machine.", "Say something to it in the chat first, and allow it.")
-            system = [{"role": "system", "content": args["system"]}] if args["system"] else []
-            messages, parts = [*system, {"role": "user", "content": args["text"]}], []
-            async with contextlib.aclosing(model.stream(messages, schema=args["schema"], options=model.talk)) as chunks:
-                async for chunk in chunks: parts.append(chunk.text)
-        return "".join(parts)
-
     def redraw(self, app: str) -> None:
         "Show an app again wherever it is open, and let its jobs' progress stream there"
         for tab in self.chat.tabs.open.values():
             if tab.view.app == app and tab.live: tab.send(swap(self.left(tab.view)), *self._stream(tab))
-
     def _stream(self, tab: Tab) -> list:
         if tab.streams or not any(j.app == tab.view.app for j in self.jobs.live.values()): return []
         return [swap(Div(id="stream", hidden=True, hx_sse_connect=f"/events?tab={tab.id}", hx_sse_close="done"), "outerHTML")]
@@ -4610,11 +4193,8 @@ class Pianola:
         parts, older = self.chat.messages()
         pieces = {"bar": self.bar(tab.view), "left": self.left(tab.view), "app": app,
                   "messages": MessageList(parts, older),
-                  "status": self.chat.status(), "palette": Palette(list(self.plugins.apps.values()), self._offered())}
+                  "status": self.chat.status(), "palette": [a.at_end() for a in self.plugins.apps.values()]}
         return Page(self.settings.app_name, tab.id, chosen["theme"], pieces)
-
-    def _offered(self) -> list[Action]:
-        return sorted(self.keyboard.actions.values(), key=lambda k: k.name)
 
     def left(self, view: View):
         "The left column: the open app"
@@ -4665,7 +4245,6 @@ class Pianola:
         elif event.actor == "model" and event.call.message: self._show_key(event)
         elif (key := self.keyboard.actions.get(event.action)) and key.heard: self.chat.fold(event)
         self._show_elsewhere(event)
-
     def _update(self, tab: Tab, event: Event) -> None:
         app = self.plugins.apps[tab.view.app]
         try: parts = app.shows(event, tab.view)
@@ -4674,22 +4253,18 @@ class Pianola:
             parts = REFRESH
         if parts == REFRESH: tab.send(swap(self.left(tab.view)))
         elif parts: tab.send(*parts)
-
     def _open_app(self, event: Event) -> None:
         tab = self.chat.tabs.open.get(event.call.tab)
         if not tab: return
         tab.view = View(event.args["app"], tab=tab.id)
         tab.send(swap(self.left(tab.view), "outerHTML"), swap(self.bar(tab.view)), *self._stream(tab))
-
     def _show_key(self, event: Event) -> None:
         row = self.db.one("select *, changeset is not null as undoable from journal where id=?", event.journal)
         if row: self.chat.tabs.send(Gone(f"#key-{event.journal}"), Into(f"#m{event.call.message}-keys", PlayKey(row)))
-
     def _show_question(self, event: Event) -> None:
         row = self.db.one("select * from approval where id=?", event.args["id"])
         self.chat.tabs.send(Into(f"#m{event.call.message}-keys", ApprovalCard(row)) if event.call.message
                             else Toast("The assistant asks for permission."))
-
     def _show_elsewhere(self, event: Event) -> None:
         send, table = self.chat.tabs.send, event.action.partition(".")
         if event.call.approval: send(Gone(f"#approval-{event.call.approval}"))
@@ -4704,14 +4279,12 @@ class Pianola:
             name = (event.result or {}).get("name", "the chat")
             self.chat.tabs.get(event.call.tab).send(Toast(f"Deleted “{shorten(name, 60)}”. ", undo))
         if event.call.approval and event.actor == "model": self._tell_of_approval(event)
-
     def _show_undone(self, event: Event) -> None:
         row = self.db.one("select *, changeset is not null as undoable from journal where id=?", event.result["undone"])
         if row["message"]: self.chat.tabs.send(swap(PlayKey(row)))
         if row["action"] == "chat.clear":
             parts, older = self.chat.messages()
             self.chat.tabs.send(swap(MessageList(parts, older), "outerHTML"))
-
     def _tell_of_approval(self, event: Event) -> None:
         if event.action == "model.use": self.chat.again(event.call.turn, tab=event.call.tab)
         else: asyncio.create_task(self.chat.ask("(The person allowed it. Say in one short sentence what came of it.)",
@@ -4787,7 +4360,6 @@ def serve(settings: Settings, reload: bool = False) -> int:
     server = _Server(uvicorn.Config(create_app(settings), **options))
     with contextlib.suppress(KeyboardInterrupt): server.run()
     return 0 if server.started else 1
-
 def _check_way(settings: Settings) -> None:
     if not plugin_files(settings.plugins):
         raise PianolaError(f"There are no plugins in {settings.plugins}.", "Set PIANOLA_PLUGINS to a folder with some.")
@@ -4824,7 +4396,6 @@ def main(argv: list[str] | None = None) -> int:
     except PianolaError as error:
         console.print(str(error), style="red", markup=False)
         return 1
-
 def _command(settings: Settings, words: list[str], reload: bool) -> int:
     if words == ["serve"]: return serve(settings, reload)
     verbs = {"serve": None}

@@ -25,9 +25,9 @@ import psutil
 from filelock import AsyncFileLock
 
 from server import (
-    REFRESH, ActionButton, ActionForm, App, Article, DataTable, Labelled, ModelError, ModelInfo, Options,
-    P, PageHead, Provider, Settings, Span, Usage, action, chosen, console, here, one_line, openai_body, openai_chunks,
-    paced, pick_by_name, shorten, silent, too_long)
+    REFRESH, ActionButton, ActionForm, App, Article, Chunk, DataTable, Labelled, ModelError, ModelInfo, Options, P,
+    PageHead, Progress, Provider, Settings, Small, Span, Usage, View, action, chosen, console, here, one_line, paced,
+    pick_by_name, shorten, silent, swap, too_long)
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,63 @@ class EmbeddedProvider(Provider):
             await self._unload()
 
 
+# ---- OpenAI's language, which llama.cpp and remote servers speak
+
+def openai_body(model: str, messages: list[dict], tools, schema, options: Options) -> dict:
+    "A request in OpenAI's words: arguments are a JSON string, a result names its call"
+    def one(m):
+        out = {"role": m["role"], "content": m.get("content") or ""}
+        if m.get("calls"):
+            out["tool_calls"] = [{"id": c["id"], "type": "function", "function": {
+                "name": c["name"], "arguments": json.dumps(c["args"], ensure_ascii=False)}} for c in m["calls"]]
+        return out | ({"tool_call_id": m.get("call_id") or ""} if m["role"] == "tool" else {})
+    body = {"model": model, "messages": [one(m) for m in messages], "stream": True,
+            "stream_options": {"include_usage": True}}
+    if tools: body["tools"] = tools
+    if schema: body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}
+    if options.temperature is not None: body["temperature"] = options.temperature
+    if options.max_tokens is not None: body["max_tokens"] = options.max_tokens
+    return body
+
+async def openai_chunks(parts: AsyncIterator[dict], started: float) -> AsyncIterator[Chunk]:
+    "Our chunks from OpenAI's: tool calls are gathered from their pieces, the usage comes last"
+    calls, usage, spoke, reason = {}, {}, 0.0, ""
+    async for part in parts:
+        usage = part.get("usage") and part or usage
+        for choice in part.get("choices") or ():
+            delta, reason = choice.get("delta") or {}, choice.get("finish_reason") or reason
+            for piece in delta.get("tool_calls") or ():
+                _gather_call(calls, piece)
+            chunk = Chunk(delta.get("content") or "", delta.get("reasoning_content") or delta.get("reasoning") or "")
+            if chunk.text or chunk.thinking:
+                spoke = spoke or time.monotonic()
+                yield chunk
+    if not reason: raise ModelError("The connection ended in the middle of the reply.", "Ask again.")
+    if calls: yield Chunk(calls=[{**c, "args": _parse_args(c["args"])} for c in calls.values()])
+    yield Chunk(usage=_openai_usage(usage, reason, started, spoke))
+
+def _gather_call(calls: dict, piece: dict):
+    call = calls.setdefault(piece.get("index", 0), {"id": "", "name": "", "args": ""})
+    function = piece.get("function") or {}
+    call["id"] = piece.get("id") or call["id"] or "call_" + secrets.token_hex(4)
+    call["name"] += function.get("name") or ""
+    call["args"] += function.get("arguments") or ""
+
+def _parse_args(text: str) -> dict:
+    try:
+        args = json.loads(text or "{}")
+    except ValueError:
+        raise ModelError("The model asked for an action with arguments that are not JSON.", "Ask again.") from None
+    return args if isinstance(args, dict) else {"value": args}
+
+def _openai_usage(part: dict, reason: str, started: float, spoke: float) -> Usage:
+    usage, now = part.get("usage") or {}, time.monotonic()
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    out = usage.get("completion_tokens") or 0
+    rate = (part.get("timings") or {}).get("predicted_per_second") or (out - 1) / max(now - spoke, .001) * bool(spoke)
+    return Usage(reason, usage.get("prompt_tokens") or 0, cached, out, now - started, rate=max(rate, 0.0))
+
+
 def run_llama():
     "A process of its own, from this source alone: llama.cpp's server for one file, until the parent closes our stdin"
     import json  # late: here and below, this function is all the child knows
@@ -269,6 +326,17 @@ def is_verified(path: Path | str, sha256: str, remember: bool = True) -> bool:
     return right
 
 
+def FetchProgress(fetching: dict):
+    "How far the fetching of a model is, with Cancel; nothing when none is"
+    if not fetching: return ""
+    name, done, total, rate = (fetching[k] for k in ("name", "done", "total", "rate"))
+    left = f", {(total - done) / rate:.0f} s left" if rate else ""
+    return Span(Span(f"Fetching {shorten(name, 40)}"),
+                Progress(value=str(done), max=str(total), aria_label=f"Fetching {name}"),
+                Span(f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:.1f} MB/s{left}"),
+                ActionButton("Cancel", "model.stop", cls="quiet"), cls="fetching")
+
+
 class ModelsPage(App):
     "The models this machine has, and those it can fetch. A file is used only when its SHA-256 is right."
 
@@ -276,9 +344,10 @@ class ModelsPage(App):
 
     def start(self):
         "Be the provider of embedded models, and the one who fetches them"
-        models, self.task = here().models, None
+        models, self.task, self.fetching = here().models, None, {}
         models.providers["embedded"] = EmbeddedProvider(here().settings.models)
-        models.first_run = self.first_run
+        models.first_run, models.fetching = self.first_run, lambda: FetchProgress(self.fetching)
+        models.menu = self.menu
 
     async def first_run(self, warm: Callable):
         "Without any model: the floor at once, then the default, which takes over when it has come"
@@ -287,7 +356,8 @@ class ModelsPage(App):
         if not models.current and wanted: await self._try(FLOOR)
         if models.current_provider == "embedded": await warm()
         if models.current_name != FLOOR or not wanted or not await self._try(DEFAULT): return
-        if models.on_arrival: await models.on_arrival(DEFAULT)
+        await here().chat.broadcast(f"The model **{DEFAULT}** has arrived and takes over from here.")
+        here().chat.tabs.send(swap(here().bar(View())))
         await warm()
 
     async def _try(self, name: str) -> bool:
@@ -307,11 +377,28 @@ class ModelsPage(App):
         if self.task and not self.task.done(): raise ModelError("A model is being fetched already.",
                                                                 "Wait for it, or cancel it.")
         self.task = asyncio.current_task()
-        report = lambda done, total, rate: models.progress(name, done, total, rate)  # noqa: E731
+        report = lambda done, total, rate: self._show(name, done, total, rate)  # noqa: E731
         try:
             if name.startswith("ollama/"): await models.providers["ollama"].pull(name.partition("/")[2], report)
             else: await fetch_model(spec_of(name, sha256), settings.models, report, offline=settings.offline)
-        finally: models.progress(name, 0, 0, 0)
+        finally: self._show(name, 0, 0, 0)
+
+    def _show(self, name: str, done: int, total: int, rate: float) -> None:
+        "How far a fetch is: bytes done and in all, bytes a second; total 0 ends it"
+        self.fetching = {"name": name, "done": done, "total": total, "rate": rate} if total else {}
+        here().models.on_change()
+
+    def menu(self) -> list:
+        "The model menu's items"
+        models, items = here().models, []
+        for i in models.found:
+            badge = Small(f" {i.provider}") if i.local else Small(" leaves this machine", cls="badge")
+            button = ActionButton(Span(i.name, badge), "model.select", model=f"{i.provider}/{i.name}")
+            if f"{i.provider}/{i.name}" == models.current: button.attrs["aria-current"] = "true"
+            items.append(button)
+        if any(not p.local for p in models.providers.values()):
+            items.append(ActionButton("List remote models (asks another machine)", "model.look"))
+        return items or [Span("No model yet", cls="muted")]
 
     @action("model.select", danger="person", undo=False)
     def select(self, model: str):
@@ -378,7 +465,7 @@ class ModelsPage(App):
 
     def _do(self, spec, have):
         models = here().models
-        if models.fetching.get("name") == spec.name: return ActionButton("Cancel", "model.stop")
+        if self.fetching.get("name") == spec.name: return ActionButton("Cancel", "model.stop")
         if spec.name not in have: return ActionButton("Fetch", "model.pull", model=spec.name)
         return Span("in use", cls="badge") if models.current_name == spec.name else ActionButton("Use", "model.select",
                                                                                                  model=f"embedded/{spec.name}")

@@ -3,6 +3,7 @@ import asyncio
 import contextlib
 import os
 import re
+import sys
 import time
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
@@ -10,11 +11,11 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from server import (
-    App, DataTable, ModelError, ModelInfo, Options, P, PageHead, Provider, chosen, here, is_local_address,
-    one_line, openai_body,
-    openai_chunks, paced, silent, too_long)
+    App, DataTable, ModelError, ModelInfo, Options, P, PageHead, Provider, chosen, here, is_local_address, one_line,
+    paced, silent, too_long)
 
 PLAIN = Options()
+wire = sys.modules.get("pianola_plugins.models")  # NOTE: OpenAI's language is spoken there, to llama.cpp
 
 
 class Remote(App):
@@ -25,14 +26,14 @@ class Remote(App):
     def start(self):
         "Offer the provider when the environment names one"
         settings = here().settings
-        if settings.openai_base_url or settings.openai_api_key:
+        if wire and (settings.openai_base_url or settings.openai_api_key):
             here().models.providers["openai"] = OpenAIProvider(settings.openai_base_url, settings.openai_api_key)
 
     def page(self, view):
         "Where it is, whether that is this machine, and what it would hear"
         provider = here().models.providers.get("openai")
-        if not provider: return PageHead(self.title, self.__doc__), P("None is set: nothing leaves this machine.",
-                                                                      cls="empty")
+        if not provider:
+            return PageHead(self.title, self.__doc__), P("None is set: nothing leaves this machine.", cls="empty")
         rows = [("Address", provider.host), ("On this machine", "yes" if provider.local
                                              else "no: each conversation asks you once before anything is sent"),
                 ("Hears what you do", "yes" if provider.local or chosen["remote_events"] else "no (see Settings)")]
@@ -69,12 +70,12 @@ class OpenAIProvider(Provider):
 
     async def stream(self, model, messages, *, tools=None, schema=None, options=PLAIN):
         started = time.monotonic()
-        body = openai_body(model, messages, tools, schema, options)
+        body = wire.openai_body(model, messages, tools, schema, options)
         if "api.openai.com" in self.base_url and "max_tokens" in body:
             body["max_completion_tokens"] = body.pop("max_tokens")      # its newer models refuse the old name
         with self._errors(model):
             async with contextlib.aclosing(paced(self._parts(body), self.first, self.between)) as parts:
-                async for chunk in openai_chunks(parts, started):
+                async for chunk in wire.openai_chunks(parts, started):
                     yield chunk
 
     async def _parts(self, body: dict) -> AsyncIterator[dict]:

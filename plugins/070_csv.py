@@ -7,8 +7,7 @@ from typing import Literal
 
 from server import (
     REFRESH, A, ActionButton, ActionForm, App, Article, Crud, DataTable, Labelled, P, PageHead, PianolaError, action,
-    here,
-    keep_text, shorten, upload_path, validate)
+    here, keep_upload, shorten, upload_path, validate)
 
 SHOWN = 20  # rows and errors shown before importing
 
@@ -73,17 +72,17 @@ class Csv(App):
     @action("csv.export", undo=False, heard=False)
     async def export(self, table: str):
         "Write a table to a CSV file; answers the id under which /file gives it"
-        self.exported = await keep_text(f"{table}.csv", await asyncio.to_thread(self._write, table))
+        self.exported = await keep_upload(f"{table}.csv", await asyncio.to_thread(self._write, table))
         return {"table": table, **self.exported, "url": f"/file/{self.exported['id']}"}
 
-    def _write(self, table: str) -> str:
+    def _write(self, table: str) -> "Written":
         crud, out, offset = self._table(table), io.StringIO(), 0
         rows = csv.DictWriter(out, list(crud.fields), extrasaction="ignore", lineterminator="\r\n")
         rows.writeheader()
         while page := crud.list_rows(limit=1000, offset=offset)["rows"]:
             rows.writerows({k: _safe(v) for k, v in row.items()} for row in page)
             offset += 1000
-        return out.getvalue()
+        return Written(out.getvalue().encode())
 
     def _table(self, table: str) -> Crud:
         crud = here().tables.get(table)
@@ -120,6 +119,12 @@ class Csv(App):
     def shows(self, event, view):
         "A file was checked, imported or written"
         return REFRESH if event.action.startswith("csv.") else None
+
+
+class Written(io.BytesIO):
+    "A file of our own, read as one that was sent to us"
+
+    async def read(self, size=-1): return super().read(size)
 
 
 def _safe(value):

@@ -1,5 +1,6 @@
 """Phrases: what you can say, and how small models are guided."""
 import asyncio
+import contextlib
 import datetime as dt
 import json
 import math
@@ -7,7 +8,8 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from server import ActionButton, App, Article, Div, P, PageHead, Strong, action, calling, here
+from server import (
+    ANSWERED, ActionButton, App, Article, Div, P, PageHead, Strong, action, calling, here, play_label, to_json)
 
 PASSES, LIKELY, NEAREST, ROWS_SHOWN = 5, 12, 3, 4
 SURE, POSSIBLE = 0.5, 0.5  # nearness at which a phrase is known; share of the best one's at which another action is possible
@@ -792,7 +794,7 @@ class Phrases(App):
     def start(self):
         "Guide small models from here on"
         self.player, self.known, self.memory = None, (), Memory()
-        here().chat.piano.guide = self
+        here().chat.ways["guided"], here().models.read_front = self.play_guided, self.warm
 
     def ready(self) -> Player:
         "The player for the keyboard as it is now"
@@ -805,9 +807,48 @@ class Phrases(App):
         return self.player
 
     async def warm(self, model) -> None:
-        "Read the front once, so that the first request is quick"
+        "Read the front once, so that the first request of a guided model is quick"
+        if model.way != "guided": return
         player = await asyncio.to_thread(self.ready)
         await model.complete([*player.front, {"role": "user", "content": "hello\n{}"}], {"type": "object"})
+
+    async def play_guided(self, turn, model) -> None:
+        "First a constrained pass that chooses an action or none, then words"
+        chat = here().chat
+        reply = await chat.begin_reply(turn)
+        if turn.kind == "line":
+            if not await self._choose(turn, model, reply): return
+            if turn.played:
+                await chat.end_reply()
+                reply = await chat.begin_reply(turn)
+            if any("approval" in p for p in turn.played):
+                return reply.write("I may not do that by myself: press Allow or Deny.")
+        await self._talk(turn, model, reply)
+
+    async def _choose(self, turn, model, reply) -> bool:
+        "Play what the line asks for; False when the person was asked a question instead"
+        chat = here().chat
+        context, app = await chat.context(turn, model), chat.tabs.get(turn.tab).view.app if turn.tab else ""
+        async with contextlib.aclosing(self.plays(model, turn, app)) as plays:
+            async for play in plays:
+                if isinstance(play, str):
+                    reply.write(play)
+                    return False
+                reply.meant(to_json(play) + "\n")
+                await chat.play(turn, reply, play["action"], play["args"], context.outside)
+        return True
+
+    async def _talk(self, turn, model, reply) -> None:
+        "Words only"
+        messages = (await here().chat.context(turn, model)).messages
+        if turn.played:  # so small a model speaks of nothing else when it is told nothing else
+            came = "\n".join(f"- {play_label(p['name'], p['args'], p.get('result'))}: "
+                             + ("done" if p["ok"] else f"failed: {p['error']}") for p in turn.played)
+            messages = [messages[0], {"role": "user", "content": f"I said: {turn.text}\n\n{ANSWERED}{came}"}]
+        async with contextlib.aclosing(model.stream(messages, options=model.talk)) as chunks:
+            async for chunk in chunks:
+                reply.write(chunk.text)
+                await here().chat.took(reply, chunk)
 
     async def plays(self, model, turn, app: str):
         "The actions a line asks for, one after another, as they are decided; a text is a question to put to the person"
