@@ -131,8 +131,8 @@ def test_what_is_not_equal_to_itself_comes_back_too(value, tmp_path):
 
 @pytest.mark.parametrize("array", [
     np.arange(6).reshape(2, 3), np.array([1.5, np.nan, -np.inf], "float32"), np.zeros((0, 3)), np.array(5),
-    np.array([True, False]), np.array(["a", "bcd"]), np.array([b"x"]), np.array(["2026-01-01", "NaT"], "datetime64[ns]"),
-    np.array([1, 2], "timedelta64[h]"), np.array([1 + 2j]), np.array([1], ">i4"), np.array([2 ** 64 - 1], "uint64")],
+    np.array([True, False]), np.array(["a", "bcd"]), np.array([b"x"]), np.array(["2026-01-01", "NaT"], "M8[ns]"),
+    np.array([1, 2], "timedelta64[h]"), np.array([1 + 2j]), np.array([1], ">i4"), np.array([2 ** 64 - 1], "u8")],
     ids=lambda a: f"{a.dtype}{a.shape}")
 def test_an_array_comes_back_with_dtype_and_shape(array, tmp_path):
     back = there_and_back({"a": array}, tmp_path)[1]["a"]
@@ -222,9 +222,11 @@ FRAMES = {
                                       "b": pd.Series([*TEXTS, np.nan], dtype=object)}),
     "only blanks": pd.DataFrame({"t": ["", "", None]}), "only none": pd.DataFrame({"t": [None, None]}),
     "mixed": pd.DataFrame({"o": pd.Series([1, "1", 1.0, True, None, np.nan, pd.NA, "", [1, "x"], {"a": (1, 2)}, b"x",
-                                           "text", dt.date(2026, 1, 1), Decimal("1.50"), "-", "t", "nan", {1, 2}], dtype=object)}),
+                                           "text", dt.date(2026, 1, 1), Decimal("1.50"), "-", "t", "nan", {1, 2}],
+                                          dtype=object)}),
     "objects of one type": pd.DataFrame({"d": [dt.date(2026, 1, 1), None], "m": [Decimal("1.10"), Decimal("NaN")],
-                                         "y": [b"", None], "u": [uuid.UUID(int=1)] * 2, "l": [[1], None], "n": pd.Series([1, None], dtype=object)}),
+                                         "y": [b"", None], "u": [uuid.UUID(int=1)] * 2, "l": [[1], None],
+                                         "n": pd.Series([1, None], dtype=object)}),
     "numbers": pd.DataFrame({k: np.array([0, 1, np.iinfo(k).max], k) for k in ("int8", "int64", "uint8", "uint64")}
                             | {k: np.array([0.1, np.inf, np.nan], k) for k in ("float16", "float32", "float64")}
                             | {"c": [1 + 2j, 0, -1j]}),
@@ -416,8 +418,9 @@ def test_what_shows_nothing_is_shown_as_its_text(tmp_path):
     record, back = there_and_back(showing(_repr_html_=None), tmp_path)
     assert "onerror" in record["html"] and "<img" not in record["html"] and back is None
 
-@pytest.mark.parametrize("made", [lambda f, ax: f, lambda f, ax: ax, lambda f, ax: (f, ax), lambda f, ax: ax.bar([1], [2]),
-                                  lambda f, ax: ax.plot([1, 2]), lambda f, ax: np.array([[ax]])],
+@pytest.mark.parametrize("made", [lambda f, ax: f, lambda f, ax: ax, lambda f, ax: (f, ax),
+                                  lambda f, ax: ax.bar([1], [2]), lambda f, ax: ax.plot([1, 2]),
+                                  lambda f, ax: np.array([[ax]])],
                          ids=["figure", "axes", "both", "bars", "lines", "array"])
 def test_a_matplotlib_figure_is_a_picture(made, tmp_path):
     plt = pytest.importorskip("matplotlib.pyplot")
