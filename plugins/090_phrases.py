@@ -510,6 +510,7 @@ def _field(name, schema, action, heard, text):
     if "enum" in schema: return {"enum": schema["enum"]}
     if schema.get("type") in ("integer", "number"): return said_numbers(heard.request, schema["type"])
     if name in ("card", "step"): return text
+    if name == "run" and table != "run": return None  # the open one
     if name == "key": return {"type": "string", "pattern": "^[a-z][a-z_]{1,24}$"}
     if len(quoted := list(_QUOTED.finditer(heard.request))) == 1 and not required and name != "name":
         rest = heard.request[:quoted[0].start()] + heard.request[quoted[0].end():]

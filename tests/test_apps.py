@@ -10,8 +10,10 @@ import openpyxl
 import pandas as pd
 import pytest
 from conftest import ROOT
+from playwright.sync_api import expect
+from test_plugins import FILES, NAMES, PARSED, assigned, example_of
 
-from browser import ollama, talk  # noqa: F401  (fixtures)
+from browser import browse, ollama, talk  # noqa: F401  (fixtures)
 from scripted_ollama import silent
 
 ANSWER = {"position": "The old one.", "strengths": ["known; loved"], "weaknesses": ["slow"], "opportunities": ["be quick"]}
@@ -273,3 +275,30 @@ def test_a_plot_is_a_picture_or_says_what_to_install(live, args):
     done = live.do("csv_studio.drawn", **args)
     assert done["ok"], done
     assert fetch(live, done, ".png")[:4] == b"\x89PNG" if done["result"]["files"] else "uv pip install matplotlib" in done["result"]["preview"]
+
+
+# ---- each workflow, by hand, in a browser
+
+def fill(card, args: dict, files: dict) -> None:
+    "Put `args` into a card's form as a person would"
+    for name, value in args.items():
+        field = card.locator(f'[name="{name}"]')
+        if isinstance(value, str) and value.startswith("file:"):
+            name = value.removeprefix("file:")
+            field.set_input_files({"name": name, "mimeType": "text/csv", "buffer": files[name].encode()})
+        elif field.evaluate("e => e.tagName") == "SELECT": field.select_option(value)
+        elif isinstance(value, bool): field.set_checked(value)
+        else: field.fill("\n".join(value) if isinstance(value, list) else str(value))
+
+
+@pytest.mark.parametrize("name", ["hello", "stream", "competitors", "csv_studio"])
+def test_each_workflow_is_stepped_through_to_its_end_in_the_browser(fresh, browse, name):
+    file = next(f for f in FILES if NAMES[f] == name)
+    found = assigned(PARSED[file], "EXAMPLE_FILES")
+    v = browse(fresh(), f"/app/{name}")
+    for action, args in example_of(file):
+        card = v.page.locator(f"#step-{name}-{action.partition('.')[2]}")
+        fill(card, args, ast.literal_eval(found[0].value) if found else {})
+        card.locator(".step-form button[type=submit]").click()
+        expect(card).to_have_attribute("data-state", "done", timeout=20_000)
+        expect(card.locator(".result")).to_be_visible()

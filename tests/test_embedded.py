@@ -1,6 +1,7 @@
 "The real embedded model: it chats, and it plays. Fetched once if it is not on this machine."
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,9 @@ def live(model, tmp_path_factory):
     with in_thread(tmp_path_factory.mktemp("data"), models=FOLDER, model=model) as found: yield found
 
 
-def ask(live, text: str) -> tuple[str, list[dict], str]:
+def ask(live, text: str, tab: str = "") -> tuple[str, list[dict], str]:
     "Say a line; the words of the reply, what it played, how it ended"
-    with live.http.stream("POST", "/chat", json={"msg": text}, timeout=500) as reply:
+    with live.http.stream("POST", "/chat", json={"msg": text}, headers={"X-Tab": tab} if tab else {}, timeout=500) as reply:
         items = [json.loads(line) for line in reply.iter_lines()]
     words = "".join(i.get("delta", "") for i in items)
     return words, [i["action"] for i in items if "action" in i], items[-1]["done"]["state"]
@@ -61,3 +62,13 @@ def test_it_adds_ticks_off_and_deletes_a_task_once_allowed(live):
     assert live.do("approval.allow", id=plays[0]["approval"])["ok"]
     assert milk(live) == []
     assert [r["action"] for r in live.journal(actor="model")] == ["task.delete", "task.toggle", "task.insert"]
+
+
+def test_it_fills_in_and_runs_a_workflow_to_its_end(live):
+    tab = re.search(r'data-tab="?(\w+)', live.http.get("/app/hello").text)[1]
+    for line, step, args in (("do step one with Grace", "name", {"name": "Grace"}), ("fill in step two with 5 and run it", "shout", {"times": 5}),
+                             ("now run make a card", "card", {})):
+        _, plays, _ = ask(live, line, tab)
+        played = [(p["name"], {k: v for k, v in p["args"].items() if v is not None and k != "emoji"}, p.get("ok")) for p in plays]
+        assert played == [(f"hello.{step}", args, True)], line
+    assert "HELLO GRACE." in live.http.get("/app/hello").text

@@ -335,7 +335,7 @@ def test_each_level_of_an_index_is_a_column_of_the_card(tmp_path):
                                    FRAMES["hostile"][HOSTILE]], ids=lambda v: type(v).__name__)
 def test_nothing_hostile_is_live_on_the_card(value, tmp_path):
     record = there_and_back(value, tmp_path)[0]
-    shown = server.html(server.StepResult("run", "app", "x", record, ""))
+    shown = server.html(StepResult("run", "app", "x", record, ""))
     assert "onerror=alert(1)&gt;" in shown and "<img" not in shown and "<script" not in shown
 
 def test_a_million_rows_are_kept_in_seconds(tmp_path):
