@@ -33,7 +33,7 @@ Read it top to bottom, or search for the word `figlet` to walk from banner to ba
 A section uses only sections above it; what must go upward goes through a listener (`Keyboard.listeners`).
 """
 import argparse, asyncio, contextlib, dataclasses, fnmatch, functools, hashlib, hmac, importlib.util, inspect
-import io, ipaddress, itertools, json, logging, math, multiprocessing.forkserver, os, re, secrets, shutil, signal, socket, sys
+import ipaddress, itertools, json, logging, math, multiprocessing.forkserver, os, re, secrets, shutil, signal, socket, sys
 import threading, time, traceback, types, typing, unicodedata, weakref
 import datetime as dt
 from collections import Counter, deque
@@ -41,7 +41,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mutabl
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -54,7 +53,7 @@ import rich.table
 import uvicorn
 from dotenv import dotenv_values
 from fasthtml.common import (
-    A, Article, Aside, Body, Button, Details, Div, FastHTML, Fieldset, Footer, Form, H1, H2, Head, Header, Html, Iframe,
+    A, Article, Aside, Body, Button, Details, Div, FastHTML, Fieldset, Footer, Form, H1, H2, Head, Header, Html,
     Input, Kbd, Label, Li, Link, Main, Meta, NotStr, Nav, Option, P, Progress, Script, Section, Select, Small, Span, Strong,
     Summary, Table, Tbody, Td, Textarea, Th, Thead, Time, Title, Tr, Ul, to_xml)
 from filelock import FileLock, Timeout
@@ -1006,6 +1005,11 @@ def ActionButton(label, action: str, cls: str = "", title: str = "", pane: str =
                   data_pane=pane or None,
                   hx_post=f"/do/{action}", hx_swap="none", hx_vals=to_json(args) if args else None)
 
+def PartButton(label, address: str, part: str, **attrs):
+    "A button that shows one part of the page again, as it is at `address`"
+    return Button(label, type="button", hx_get=address, hx_target=f"#{part}", hx_select=f"#{part}", hx_swap="outerHTML",
+                  **attrs)
+
 def AppLink(label, app: str, **attrs):
     "A link that opens an app in this tab (and, without JavaScript, as a page)"
     return A(label, href=f"/app/{app}", hx_post="/do/app.open", hx_swap="none", hx_vals=to_json({"app": app}), **attrs)
@@ -1065,52 +1069,6 @@ def StepForm(action: str, one, inputs: dict, locked: bool, button: str):
     body = Fieldset(*fields, *kept, Button(button, type="submit", aria_busy=str(locked == "busy").lower()), disabled=bool(locked))
     return Form(body, id=form, cls="step-form", hx_post=f"/do/{action}", hx_swap="none", hx_encoding="multipart/form-data", novalidate=True)
 
-def StepCard(app: str, number: int, one, parts: list, state: str, known: dict):
-    "One step: number, title, state; what it holds unless folded"
-    card, folded = f"{app}.{one.name}", bool(known.get("folded"))
-    took = Small(f"{known['seconds']:.1f} s", cls="muted") if known.get("seconds", 0) >= 0.1 else ""
-    fold = ActionButton("▸" if folded else "▾", "card.expand" if folded else "card.minimize", cls="quiet fold", card=card,
-                        title=f"{'Unfold' if folded else 'Fold'} {one.title}")
-    fold.attrs["aria-expanded"] = str(not folded).lower()
-    doc = (inspect.getdoc(one.fn) or "").partition("\n\n")[0]
-    foot = Footer(ActionButton("Explain", "card.explain", cls="quiet", pane="right", card=card),
-                  ActionButton("Restart from here", "run.restart", cls="quiet", step=card) if known else "", took)
-    head = Header(Span(str(number), cls="number"), H2(one.title), Small(state, cls="state"), fold)
-    return Article(head, *([] if folded else [P(doc, cls="muted") if doc else "", *parts, foot]), cls="card step",
-                   id=f"step-{app}-{one.name}", data_state=state, tabindex="-1")
-
-def StepError(card: str, known: dict):
-    "Why a step failed, with its traceback folded, and a way out"
-    ask = ActionButton("Ask the assistant", "card.ask", pane="right", card=card)
-    return Div(ErrorCard("This step failed", known["error"], known["trace"] or ""), ask, cls="step-error")
-
-def StepResult(run: str, app: str, step: str, record: dict, sort: str):
-    "What a step returned: as HTML of ours, in a frame of its own, as a sortable table; and its files"
-    parts = [NotStr(record.get("html", ""))]
-    if "table" in record: parts.append(SortTable(f"/app/{app}?run={run}", f"step-{app}-{step}", step, record["table"], sort))
-    if "frame" in record:
-        parts.append(Iframe(src=f"/frame/{run}/{record['frame']}", sandbox="allow-scripts", title=f"Result of {step}", loading="lazy"))
-    files = [A(f"⤓ {name}", href=f"/file/{run}/{quote(name)}", download=name) for name in record.get("files", ())]
-    return Div(*parts, Div(*files, cls="files") if files else "", cls="result", id=f"result-{app}-{step}")
-
-def SortTable(url: str, target: str, step: str, table: dict, sort: str):
-    "The first rows of a table; a press on a heading sorts them; `sort` is `step.column`, with a minus for downwards"
-    down, names = sort.startswith("-"), [c["name"] for c in table["columns"]]
-    rows, by = table["rows"], sort.lstrip("-").partition(".")
-    if by[0] == step and by[2] in names:
-        at = names.index(by[2])
-        rows = sorted(rows, key=lambda r: (isinstance(r[at], str), r[at] if r[at] is not None else ""), reverse=down)
-    def head(c):
-        ours = sort.lstrip("-") == f"{step}.{c['name']}"
-        to = f"{'-' if ours and not down else ''}{step}.{c['name']}"
-        press = Button(c["name"], Small(f" {c['type']}"), type="button", cls="quiet", hx_get=f"{url}&sort={quote(to)}",
-                       hx_target=f"#{target}", hx_select=f"#{target}", hx_swap="outerHTML")
-        return Th(press, scope="col", aria_sort=("descending" if down else "ascending") if ours else None)
-    body = Tbody(*(Tr(*(Td("" if v is None else str(v)) for v in row)) for row in rows))
-    size = f"{table['total']:,} rows, {len(names)} columns" + (f"; the first {len(rows)} are shown" if table["total"] > len(rows) else "")
-    return Div(Div(Table(Thead(Tr(*map(head, table["columns"]))), body, cls="data"), cls="scroll", tabindex="0", role="region",
-                   aria_label=f"Table of {step}"), P(size, cls="muted"))
-
 def JobBar(job):
     "How far a job is: bar, rate and time left once they are known, its last lines, what it has shown so far, Cancel"
     known = job.as_json()
@@ -1121,21 +1079,6 @@ def JobBar(job):
     lines = Details(Summary("Log"), NotStr(f"<pre tabindex=0>{Safe(chr(10).join(list(job.log)[-20:]))}</pre>")) if job.log else ""
     return Div(Div(bar, Span(" · ".join(words)), Span(job.note, cls="muted"), ActionButton("Cancel", "job.cancel", cls="quiet", id=job.id), cls="bar"),
                lines, Div(*map(NotStr, job.shown), cls="shown"), id=f"job-{job.id}", cls="job", data_state=job.state)
-
-def LeftJob(row: dict):
-    "A job that did not come to its end: go on from its checkpoint, or not"
-    how = "was cancelled" if row["state"] == "cancelled" else "was interrupted when the server stopped"
-    far = f" at {100 * row['done'] / row['total']:.0f} %" if row["total"] else ""
-    return Div(P(f"This job {how}{far}."), ActionButton("Resume", "job.resume", id=row["id"]), id=f"job-{row['id']}",
-               cls="job left", data_state=row["state"])
-
-def RunBar(app: str, run: dict | None):
-    "Which run is open: its name and key; another, all of them, finalize or unlock"
-    more = AppLink("All runs", "runs", cls="quiet")
-    if not run: return Div(Span("No run yet: the first step you run begins one.", cls="muted"), more, cls="run-bar", id="run-bar")
-    seal = ActionButton("Unlock", "run.unlock", cls="quiet", id=run["key"]) if run["finalized"] else ActionButton("Finalize", "run.finalize", cls="quiet", id=run["key"])
-    return Div(Strong(run["name"]), Span(run["key"], Button("Copy", type="button", cls="copy", data_copy="run-key", aria_label="Copy the key"), id="run-key", cls="key"),
-               Small("finalized") if run["finalized"] else "", ActionButton("New run", "run.new", cls="quiet", app=app), seal, more, cls="run-bar", id="run-bar")
 
 def FilterForm(app: str, *parts):
     "A form that shows the page of `app` again, filtered by its fields"
@@ -2554,79 +2497,18 @@ class ChatApp(App):
 STEP_SHOWS_AFTER = 1.0    # seconds after which a step shows as a job
 CANCEL_GRACE = 0.1        # seconds a cancelled step has to end by itself
 EVENTS_KEPT = 5_000       # progress events a dropped connection can catch up with
-SAID_A_SECOND = 50        # printed lines a second that are kept
-GIVEN: dict[str, Callable[["Pipe", dict], Any]] = {}            # what a step may ask for by name; plugins fill it
+WORK: list[Callable] = []  # what a worker does with its end of the pipe; plugins with `helps_workers` fill these
+GIVEN: dict[str, Callable[[Any, dict], Any]] = {}            # what a step may ask for by name, from pipe and order
 ASKED: dict[str, Callable[["Job", dict], Awaitable]] = {}       # and the server's half of it: what workers may ask for
 
 
-class Pipe:
-    "The worker's end of the pipe: tells, asks and waits for the answer, hears of orders and of Cancel"
-
-    def __init__(self, conn):
-        self.conn, self.orders, self.answers, self.cancelled = conn, SimpleQueue(), {}, threading.Event()
-        self._lock, self._number = threading.Lock(), itertools.count(1)
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def tell(self, **message) -> None:
-        "Send a message to the server"
-        with self._lock: self.conn.send_bytes(to_json(message).encode())
-
-    def ask(self, what: str, **args):
-        "Ask the server for something only it has, and wait; raises PianolaError with its reason"
-        number, box = next(self._number), SimpleQueue()
-        self.answers[number] = box
-        self.tell(ask=number, what=what, args=args)
-        answer = box.get()
-        if "error" in answer: raise PianolaError(answer["error"])
-        return answer["value"]
-    def _listen(self) -> None:
-        while True:
-            try: message = json.loads(self.conn.recv_bytes())
-            except (EOFError, OSError): os._exit(0)  # the server is gone
-            if "cancel" in message: self.cancelled.set()
-            elif "answer" in message: self.answers.pop(message["answer"]).put(message)
-            else: self.orders.put(message)
-
-
-class Said(io.TextIOBase):
-    "What a step prints: lines of its log, at most so many a second"
-
-    def __init__(self, link: Pipe): self.link, self.text, self.second, self.count = link, "", 0, 0
-
-    def write(self, text: str) -> int:
-        "Keep `text` until its line is whole"
-        *lines, self.text = (self.text + text).split("\n")
-        for line in lines[:SAID_A_SECOND]:
-            second = int(time.monotonic())
-            self.second, self.count = second, self.count + 1 if second == self.second else 1
-            if self.count <= SAID_A_SECOND: self.link.tell(log=shorten(line, 500))
-        self.text = self.text[-500:]
-        return len(text)
-
-
-def give(name: str, link: Pipe, order: dict):
-    "What a step asks for by name, as `progress` or `llm`; raises PianolaError where no plugin has it"
-    if name not in GIVEN: raise PianolaError(f"No plugin gives a step {name!r}.", "Put that plugin back.")
-    return GIVEN[name](link, order)
-
 def work(conn, helpers: list[str]) -> None:
-    "A worker process: runs the orders it is sent, one at a time, until the server is gone"
+    "A worker process: imports what the plugins in `helpers` add, then does what comes by the pipe until the server is gone"
     with contextlib.suppress(AttributeError, OSError):  # Windows has neither
         os.setsid()
         os.nice(10)                                     # the chat and the model go first
-    link = Pipe(conn)
-    sys.stdout = sys.stderr = Said(link)
-    for file in helpers: import_plugin(Path(file))      # those that know more kinds of results
-    while True: _obey(link, link.orders.get())
-def _obey(link: Pipe, order: dict) -> None:
-    link.cancelled.clear()
-    try:
-        if "warm" in order: return import_plugin(Path(order["file"]))
-        link.tell(result=run_order(order, link))
-    except BaseException as error:  # a step may raise anything, SystemExit included
-        trace = "".join(traceback.format_exception(error)[-12:])
-        cause = str(error) if isinstance(error, PianolaError) else f"{type(error).__name__}: {shorten(error, 500)}"
-        link.tell(error=cause, trace=trace)
+    for file in helpers: import_plugin(Path(file))
+    WORK[-1](conn)
 
 
 @dataclass
@@ -2745,6 +2627,7 @@ class Jobs:
 
     async def run(self, job: Job, limit: int, order: dict, file: Path) -> dict:
         "Do a step in a worker and wait for its record; raises PianolaError, with the traceback in `extra`"
+        if not WORK: raise PianolaError("No plugin here runs steps.", "Put it back into the folder of plugins.")
         self.live[job.id] = job
         job.future = asyncio.get_running_loop().create_future()
         row = {n: getattr(job, n) for n in ("id", "app", "step", "title", "state")}
@@ -3150,9 +3033,8 @@ class Crud(App):
     def _pages(self, view: View, total: int):
         words = f"{total} {self.one if total == 1 else self.title.lower()}"
         def go(label, offset):
-            return Button(label, type="button", cls="secondary outline",
-                          hx_get=f"/app/{self.name}?offset={offset}&search={quote(view.search)}",
-                          hx_target=f"#{self.one}-part", hx_select=f"#{self.one}-part", hx_swap="outerHTML")
+            address = f"/app/{self.name}?offset={offset}&search={quote(view.search)}"
+            return PartButton(label, address, f"{self.one}-part", cls="secondary outline")
         back = go("← Earlier", max(0, view.offset - ROWS_SHOWN)) if view.offset else ""
         on = go("Later →", view.offset + ROWS_SHOWN) if total > view.offset + ROWS_SHOWN else ""
         return Nav(back, Span(words, cls="count"), on, id=f"{self.one}-pages", cls="pages", aria_label="Pages")
@@ -3238,6 +3120,7 @@ class Kind(NamedTuple):
     load: Callable[[dict, Path], Any]
 
 KINDS: list[Kind] = []                          # the last that fits is taken; plugins with `helps_workers` add theirs
+MAKERS: dict[str, Callable[[Path, Path], None]] = {}    # suffix -> made from the CSV beside it when first downloaded
 READERS: dict[str, Callable[[Path], Any]] = {"Path": lambda path: path, "bytes": Path.read_bytes}  # uploads, by annotation
 
 def save_result(value, folder: Path, name: str) -> dict:
@@ -3325,44 +3208,6 @@ def _field_of(p: inspect.Parameter, files: dict, lists: dict) -> tuple:
         return list[dict], None
     return kind, ... if p.default is p.empty else p.default
 
-def run_order(order: dict, link: Pipe) -> dict:
-    "In a worker: do one step, keep its result, return the record"
-    app, folder = _loaded(order["file"]), Path(order["folder"])
-    one = next(s for s in steps_of(type(app)) if s.name == order["step"])
-    args = {n: load_result(r, folder, n) for n, r in order["given"].items()}
-    form = one.form.model_validate(order["args"])
-    for name in type(form).model_fields.keys() - {"run"}:
-        value = getattr(form, name)
-        if name in one.files and value: value = READERS[one.files[name]](Path(value))
-        if name in one.lists: value = [pydantic.TypeAdapter(one.lists[name]).validate_python(row) for row in value or ()]
-        args[name] = value
-    value = one.fn(app, **args, **{n: give(n, link, order) for n in one.given})
-    if inspect.iscoroutine(value): value = asyncio.run(value)
-    if inspect.isgenerator(value): value = _drain(value, give("progress", link, order))
-    if inspect.isasyncgen(value): value = asyncio.run(_drain_async(value, give("progress", link, order)))
-    record = save_result(value, folder, one.name)
-    if isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
-        record["rows"] = {"table": type(value[0]).__name__, "rows": [dataclasses.asdict(v) for v in value]}
-    return record
-@functools.cache
-def _loaded(file: str) -> "Workflow": return import_plugin(Path(file))[1]()
-def _drain(parts: typing.Iterator, progress: Callable):
-    last = None
-    while True:
-        try: last = _yielded(next(parts), progress)
-        except StopIteration as end: return last if end.value is None else end.value
-async def _drain_async(parts: AsyncIterator, progress: Callable):
-    last = None
-    async for part in parts: last = _yielded(part, progress)
-    return last
-def _yielded(part, progress: Callable):
-    "A number or (done, total, note) that a step yields is its progress, a text a line of its log; anything else may be its result"
-    if isinstance(part, float | int) and not isinstance(part, bool): progress(part, 1 if isinstance(part, float) else 0)
-    elif isinstance(part, tuple) and part and all(isinstance(n, float | int) for n in part[:2]): progress(*part[:3])
-    elif isinstance(part, str): progress.log(part)
-    return part
-
-
 class RunRows(Crud):
     "A `list[SomeDataclass]` parameter: a table whose rows belong to the open run"
 
@@ -3385,6 +3230,7 @@ class Workflow(App):
 
     limit, marked = 2, {}
     prompt = "Fill in and run a step only when the person asks for it."
+    cards = staticmethod(lambda flow, view: PageHead(flow.title))  # a plugin puts here what makes the cards
 
     def __init_subclass__(cls):
         own = {n: fn for n, fn in vars(cls).items() if hasattr(fn, "step")}
@@ -3531,30 +3377,15 @@ class Workflow(App):
         return (f"The open run is {run['name']}.\n" if run else "No run is open yet.\n") + "\n".join(lines)
 
     def page(self, view: View):
-        "The cards of the open run, top to bottom"
-        run = self.open_run()
-        done, jobs = self.done(run), {j.step: j for j in here().jobs.live.values() if run and j.run == run["id"]}
-        left = here().db.q("select * from job where run_id=? and state in ('interrupted', 'cancelled') and id in "
-                           "(select max(id) from job where run_id=? group by step)", run["id"], run["id"]) if run else []
+        "The cards of the open run, as the plugin that knows cards makes them"
         threading.Thread(target=copy_context().run, args=(here().jobs.warm, self.name, self.file), daemon=True).start()
-        cards = [self._card(i, s, run, done, jobs.get(s.name), next((j for j in left if j["step"] == s.name), None), view)
-                 for i, s in enumerate(self.steps, 1)]
-        if following := next((c for c in cards if c.attrs["data-state"] == "open"), None): following.attrs["data-next"] = "true"
-        return PageHead(self.title, inspect.getdoc(self) or "", RunBar(self.name, run)), *cards
-    def _card(self, number: int, one: Step, run: dict | None, done: dict, job: Job | None, left: dict | None, view: View):
-        known = done.get(one.name, {})
-        missing = [self.find_step(n).title for n in one.needs if done.get(n, {}).get("state") != "done"]
-        state = "running" if job else known.get("state") or ("waiting" if missing else "open")
-        locked = "busy" if job else bool(missing or run and run["finalized"])
-        inputs = (job.args if job else json.loads(left["args"]) if left and not known else known.get("inputs")) or {}
-        form = StepForm(f"{self.name}.{one.name}", one, inputs, locked, "Run again" if known.get("record") else "Run")
-        lists = [t.panel(view) for t in self.tables if t.table in one.lists.values()]
-        parts = [*lists, P(f"After: {', '.join(missing)}.", cls="muted")] if missing else [*lists, form]
-        if job and job.visible: parts.append(JobBar(job))
-        elif left: parts.append(LeftJob(left))
-        if known.get("error"): parts.append(StepError(f"{self.name}.{one.name}", known))
-        if known.get("record"): parts.append(StepResult(run["key"], self.name, one.name, known["record"], view.filters.get("sort", "")))
-        return StepCard(self.name, number, one, parts, state, known)
+        return self.cards(self, view)
+
+    def left_jobs(self, run: dict | None) -> dict[str, dict]:
+        "The jobs of a run that did not come to their end, by step"
+        sql = "select * from job where run_id=? and state in ('interrupted', 'cancelled') and id in " \
+              "(select max(id) from job where run_id=? group by step)"
+        return {row["step"]: row for row in here().db.q(sql, run["id"], run["id"])} if run else {}
 
     def shows(self, event: Event, view: View):
         "A step that ran, a run that was opened or changed: the cards again; a row of a list: that row"
@@ -3573,9 +3404,10 @@ def _kept_upload(id: str, folder: Path) -> Path:
     "An upload under the name the person gave it, with the run it was used in"
     if Path(id).is_file() and folder in Path(id).parents: return Path(id)
     path, name = upload_path(id)
+    folder = folder / id  # two files of one name are two files
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / (re.sub(r"[^\w. -]", "_", name).strip(". ") or "file")
-    with contextlib.suppress(FileExistsError): shutil.copyfile(path, kept) if not kept.exists() or kept.stat().st_size != path.stat().st_size else None
+    if not kept.exists(): shutil.copyfile(path, kept)
     return kept
 
 
@@ -3957,9 +3789,10 @@ def send_file(req: Request):
     except PianolaError as error: return error_reply(req, error)
     return FileResponse(path, media_type="application/octet-stream", filename=name)
 
-def send_result(req: Request):
+async def send_result(req: Request):
     "`GET /file/{run}/{name}`: a file of a run's results, always as an attachment"
-    path = run_file(req.path_params["run"], req.path_params["name"])
+    try: path = await asyncio.to_thread(run_file, req.path_params["run"], req.path_params["name"])
+    except PianolaError as error: return error_reply(req, error)
     if not path: return error_reply(req, UnknownError("There is no such file."))
     return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
@@ -3973,7 +3806,11 @@ def run_file(run: str, name: str) -> Path | None:
     "A file of a run; None if there is none, or the name leads elsewhere"
     folder = here().settings.data.resolve() / "runs" / run
     path = (folder / name).resolve()
-    return path if re.fullmatch(r"\w{4,20}", run) and path.parent == folder and path.is_file() else None
+    if not re.fullmatch(r"\w{4,20}", run) or path.parent != folder: return None
+    maker, table = MAKERS.get(path.suffix), path.with_suffix(".csv")
+    old = not path.is_file() or table.is_file() and path.stat().st_mtime < table.stat().st_mtime
+    if maker and table.is_file() and old: maker(table, path)
+    return path if path.is_file() else None
 
 def stream_events(req: Request):
     "`GET /events?tab=`: the progress of all jobs a tab shows, as Server-Sent Events; ends with them"
@@ -4193,7 +4030,7 @@ class Pianola:
         parts, older = self.chat.messages()
         pieces = {"bar": self.bar(tab.view), "left": self.left(tab.view), "app": app,
                   "messages": MessageList(parts, older),
-                  "status": self.chat.status(), "palette": [a.at_end() for a in self.plugins.apps.values()]}
+                  "status": self.chat.status(), "palette": [a.at_end() for a in [*self.plugins.apps.values()]]}
         return Page(self.settings.app_name, tab.id, chosen["theme"], pieces)
 
     def left(self, view: View):

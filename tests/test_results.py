@@ -25,6 +25,8 @@ from hypothesis import strategies as st
 
 import server
 
+StepResult = server.import_plugin(Path(server.__file__).parent / "plugins/047_cards.py")[0].StepResult
+
 ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>'
 BERLIN = ZoneInfo("Europe/Berlin")
