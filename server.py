@@ -31,10 +31,11 @@ Read it top to bottom, or search for the word `figlet` to walk from banner to ba
     15 SERVER: put together, started, stopped
 
 A section uses only sections above it; what must go upward goes through a listener (`Keyboard.listeners`).
+A private function or method, `__init__` too, follows what it belongs to without a blank line.
 """
 import argparse, asyncio, contextlib, dataclasses, fnmatch, functools, hashlib, hmac, importlib.util, inspect
-import ipaddress, itertools, json, logging, math, multiprocessing.forkserver, os, re, secrets, shutil, signal, socket, sys
-import threading, time, traceback, types, typing, unicodedata, weakref
+import ipaddress, itertools, json, logging, math, os, re, secrets, shutil, socket, sys, threading, time, traceback
+import types, typing, unicodedata, weakref
 import datetime as dt
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
@@ -54,8 +55,8 @@ import uvicorn
 from dotenv import dotenv_values
 from fasthtml.common import (
     A, Article, Aside, Body, Button, Details, Div, FastHTML, Fieldset, Footer, Form, H1, H2, Head, Header, Html,
-    Input, Kbd, Label, Li, Link, Main, Meta, NotStr, Nav, Option, P, Progress, Script, Section, Select, Small, Span, Strong,
-    Summary, Table, Tbody, Td, Textarea, Th, Thead, Time, Title, Tr, Ul, to_xml)
+    Input, Kbd, Label, Li, Link, Main, Meta, NotStr, Nav, Option, P, Progress, Script, Section, Select, Small, Span,
+    Strong, Summary, Table, Tbody, Td, Textarea, Th, Thead, Time, Title, Tr, Ul, to_xml)
 from filelock import FileLock, Timeout
 from loguru import logger
 from markdown_it import MarkdownIt
@@ -94,9 +95,7 @@ class PianolaError(Exception):
         │   └── AnsweredError               a permission card that was answered before
         └── ModelError        model, 502    the language model is missing, dead or confused
     """
-
     kind, status = "failed", 422
-
     def __init__(self, cause: str, fix: str = "", **extra):
         super().__init__(f"{cause} {fix}".strip())
         self.cause, self.fix, self.extra = cause, fix, extra
@@ -117,7 +116,6 @@ class ModelError(PianolaError): kind, status = "model", 502
 @dataclass
 class Settings:
     "Where this Pianola lives and listens; every field but the last is an environment variable (or a line of .env)"
-
     host: str = "127.0.0.1"                              # HOST; anything but loopback needs PIANOLA_TOKEN
     port: int = 5001                                     # PORT
     data: Path = Path("data")                            # PIANOLA_DATA: app.db, uploads/, logs/
@@ -138,15 +136,11 @@ class Settings:
     def from_env(cls, env: dict | None = None) -> "Settings":
         "Settings from the environment; a line of .env counts where the environment says nothing"
         env = {**dotenv_values(".env"), **os.environ} if env is None else env
-        names = {"data": "PIANOLA_DATA", "plugins": "PIANOLA_PLUGINS", "prompt": "PIANOLA_PROMPT",
-                 "models": "PIANOLA_MODELS",
-                 "offline": "PIANOLA_OFFLINE", "model": "PIANOLA_MODEL", "token": "PIANOLA_TOKEN"}
-        found = {}
+        ours, found = ("data", "plugins", "prompt", "models", "offline", "model", "token"), {}
         for f in dataclasses.fields(cls):
-            text = env.get(names.get(f.name, f.name.upper()))
+            text = env.get(("PIANOLA_" if f.name in ours else "") + f.name.upper())
             if text and f.name not in ("verbose", "warm"): found[f.name] = _setting_from(f, text)
         return cls(**found)
-
     def __post_init__(self):
         self.data, self.plugins, self.prompt, self.models = (
             Path(p).expanduser() for p in (self.data, self.plugins, self.prompt, self.models))
@@ -177,7 +171,6 @@ def shorten(text, size: int = 200) -> str:
     text = str(text)
     return text if len(text) <= size else text[:size - 1] + "…"
 
-
 # ----------------------------------------------------------------------------------------------------------------------
 #  _    ___   ___  ___ ___ _  _  ___                                                                              figlet
 # | |  / _ \ / __|/ __|_ _| \| |/ __|
@@ -196,17 +189,13 @@ def setup_logging(settings: Settings) -> list[int]:
     folder.mkdir(parents=True, exist_ok=True)
     line = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level:7} {message}"
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    return [logger.add(rich_handler, level=level, format="{message}", backtrace=False, diagnose=False),
-            logger.add(folder / "pianola.log", level=level, format=line, rotation="10 MB", retention=5, backtrace=False,
-                       diagnose=False)]
+    plain = {"level": level, "backtrace": False, "diagnose": False}
+    return [logger.add(rich_handler, format="{message}", **plain),
+            logger.add(folder / "pianola.log", format=line, rotation="10 MB", retention=5, **plain)]
 
 def show_figlet(text: str, font: str = "small") -> None:
     "Print `text` in big letters on the console"
     console.print(pyfiglet.figlet_format(text, font=font).rstrip(), style="bold cyan", highlight=False, markup=False)
-
-def show_phase(text: str) -> None:
-    "Under -v, mark a new phase with a small figlet"
-    if here().settings.verbose: show_figlet(text, "mini")
 
 def show_table(title: str, rows: list[dict], style: str = "") -> None:
     "Print `rows` as a table, one column a key; under -v this is how replies and played actions appear"
@@ -214,7 +203,6 @@ def show_table(title: str, rows: list[dict], style: str = "") -> None:
     for name in rows[0] if rows else (): table.add_column(str(name), overflow="fold")
     for row in rows: table.add_row(*(rich.text.Text(shorten(v, 300)) for v in row.values()))
     console.print(table)
-
 
 # ----------------------------------------------------------------------------------------------------------------------
 #  _____   _____ _____ ___ __  __   ___ ___  ___  __  __ ___ _____                                                figlet
@@ -225,6 +213,7 @@ def show_table(title: str, rows: list[dict], style: str = "") -> None:
 
 MANNERS = ("Answer in one to three short sentences, in plain words, in the language of the person. "
            "Emoji only where one helps.")
+NAMELESS = "Your name is {name}. You are a calm, friendly assistant for one person at one machine."
 DESCRIBED = "You work inside {name}, an app on the person's own machine. You are told what was done there, and by whom."
 PLAY_GUIDED = "Actions were chosen before you speak. Speak of an action as done only where a line says so."
 PLAY_TOOLS = "To do something in the app, call a tool. Never claim an action was done before its result says so."
@@ -243,7 +232,6 @@ class Layer:
 
 class SystemPrompt:
     "The file `system_prompt.md`, read again at a new turn when it has changed; absent, a sentence of our own"
-
     def __init__(self, path: Path, app_name: str):
         self.path, self.app_name, self._seen, self._text = path, app_name, None, ""
 
@@ -253,7 +241,7 @@ class SystemPrompt:
         if stamp != self._seen:
             self._seen = stamp
             self._text = self.path.read_text(encoding="utf-8", errors="replace").strip() if stamp else ""
-        return self._text or f"Your name is {self.app_name}. You are a calm, friendly assistant for one person at one machine."
+        return self._text or NAMELESS.format(name=self.app_name)
 
     def layers(self, way: str, manners: bool = True, expert: str = "") -> list[Layer]:
         "The front, in its fixed order: who · manners · how to play · expert"
@@ -267,7 +255,6 @@ def _read_expert(path: str) -> str:
     try: return Path(path).expanduser().read_text(encoding="utf-8", errors="replace")[:20_000].strip() if path else ""
     except (OSError, RuntimeError, ValueError): return ""  # a bad path costs the expert, never the reply
 
-
 # ----------------------------------------------------------------------------------------------------------------------
 #  ___   _ _____ _   ___   _   ___ ___                                                                            figlet
 # |   \ /_\_   _/_\ | _ ) /_\ / __| __|
@@ -280,7 +267,8 @@ MIGRATIONS = (  # never edit one that has shipped: add the next
     create table setting(key text primary key, value text not null) without rowid;
     create table store(key text primary key, value text not null);
     create table profile(
-        id integer primary key autoincrement, name text not null, note text not null default '', position real not null);
+        id integer primary key autoincrement, name text not null, note text not null default '',
+        position real not null);
     insert into profile values(1, 'Default', '', 1);
     create table message(
         id integer primary key autoincrement, role text not null, content text not null default '',
@@ -303,8 +291,9 @@ MIGRATIONS = (  # never edit one that has shipped: add the next
     """
     create table run(
         id integer primary key autoincrement, key text not null unique, name text not null, app text not null,
-        profile_id integer not null references profile(id) on delete cascade, created text not null, changed text not null,
-        archived integer not null default 0, finalized integer not null default 0, position real not null);
+        profile_id integer not null references profile(id) on delete cascade,
+        created text not null, changed text not null, archived integer not null default 0,
+        finalized integer not null default 0, position real not null);
     create index run_app on run(app, changed);
     create table run_step(
         id integer primary key autoincrement, run_id integer not null references run(id) on delete cascade,
@@ -318,8 +307,9 @@ MIGRATIONS = (  # never edit one that has shipped: add the next
     create index job_run on job(run_id);
     """,
 )
-OWN_TABLES = ("setting", "store", "message", "journal", "approval", "upload", "run", "run_step", "job")  # no plugin may call its table so
-UNRECORDED = ("journal", "approval", "setting", "job", "sqlite_sequence")  # tables no changeset covers, so no undo touches
+# names no plugin's table may have; and the tables no changeset covers, so that no undo touches them
+OWN_TABLES = ("setting", "store", "message", "journal", "approval", "upload", "run", "run_step", "job")
+UNRECORDED = ("journal", "approval", "setting", "job", "sqlite_sequence")
 
 
 class Database:
@@ -328,7 +318,6 @@ class Database:
     `q`, `one` and `do` use the connection of the thread they are called on; outside the writer it is read-only,
     so code that writes anywhere but in an action fails at once.
     """
-
     def __init__(self, folder: Path):
         self.folder, self.path = folder, folder / "app.db"
         self._lock, self._own, self._readers = FileLock(folder / "app.lock"), threading.local(), weakref.WeakSet()
@@ -420,18 +409,12 @@ class Database:
         return self._own.db
 
     @property
-    def writing(self) -> bool:
-        "Whether this is the writer's thread"
-        return threading.current_thread() is self._thread
+    def writing(self) -> bool: return threading.current_thread() is self._thread  # whether this is the writer's thread
 
     @property
-    def conn(self) -> apsw.Connection:
-        "This thread's connection"
-        return self._fast().conn
+    def conn(self) -> apsw.Connection: return self._fast().conn  # this thread's connection
 
-    def q(self, sql: str, *params) -> list[dict]:
-        "All rows of a query"
-        return self._fast().q(sql, params)
+    def q(self, sql: str, *params) -> list[dict]: return self._fast().q(sql, params)  # all rows of a query
 
     def one(self, sql: str, *params) -> dict | None:
         "The first row of a query, or None"
@@ -450,7 +433,7 @@ class Database:
 
     @contextlib.contextmanager
     def changes(self):
-        "Record what the block changes, in the writer; yields a function that gives the changeset, None if nothing changed"
+        "Record what the block changes, in the writer; yields what gives the changeset, None if nothing changed"
         with contextlib.closing(apsw.Session(self.conn, "main")) as session:
             session.table_filter(lambda name: name not in UNRECORDED)
             session.attach()
@@ -485,65 +468,44 @@ def _settle(future: asyncio.Future, result, error) -> None:
 
 class Store(MutableMapping):
     "Small values that last, like a dict: the person's name, a favourite colour. Write inside an action, read anywhere"
-
     table = "store"
-
     def __getitem__(self, key: str):
         row = here().db.one(f"select value from {self.table} where key=?", key)
         if row is None: raise KeyError(key)
         return json.loads(row["value"])
-
     def __setitem__(self, key: str, value) -> None:
-        here().db.do(f"insert into {self.table} values(?, ?) on conflict(key) do update set value=excluded.value", key,
-                     to_json(value))
-
+        sql = f"insert into {self.table} values(?, ?) on conflict(key) do update set value=excluded.value"
+        here().db.do(sql, key, to_json(value))
     def __delitem__(self, key: str) -> None:
         self[key]
         here().db.do(f"delete from {self.table} where key=?", key)
-
     def __iter__(self):
         return iter([row["key"] for row in here().db.q(f"select key from {self.table} order by key")])
-
     def __len__(self) -> int:
         return here().db.one(f"select count(*) as n from {self.table}")["n"]
 
 
-@dataclass(frozen=True)
-class Choice:
-    "One thing the person may choose: what it is at first, what it may be, its name and what it means"
-    default: Any
-    kind: Any
-    label: str
-    doc: str
-
-CHOICES = {
-    "theme": Choice("auto", Literal["auto", "light", "dark", "matrix"], "Colours", "Auto follows the system."),
-    "model_mode": Choice("ask", Literal["ask", "watch", "play"], "The assistant may",
-                         "Ask before deleting, watch only and ask before every change, or play freely. All has an Undo."),
-    "way": Choice("auto", Literal["auto", "guided", "tools", "json"], "How the model plays",
-                  "Auto chooses by its size and abilities."),
-    "manners": Choice(True, bool, "Manners", "Ask the assistant for short, plain answers."),
-    "expert": Choice("", str, "Expert file", "A text file with knowledge the assistant always has at hand."),
-    "context": Choice(8192, Literal[4096, 8192, 16384, 32768], "Context length",
-                      "In tokens, set on every request. More needs more memory."),
-    "remote_events": Choice(False, bool, "Remote models hear events",
-                            "Let a model on another machine hear what you do."),
+CHOICES = {  # what the person may choose: what it is at first, and what it may be; the Settings page explains it
+    "theme": ("auto", Literal["auto", "light", "dark", "matrix"]),
+    "model_mode": ("ask", Literal["ask", "watch", "play"]),
+    "way": ("auto", Literal["auto", "guided", "tools", "json"]),
+    "manners": (True, bool),
+    "expert": ("", str),
+    "context": (8192, Literal[4096, 8192, 16384, 32768]),
+    "remote_events": (False, bool),
 }
 
 
 class SettingStore(Store):
     "What the person chose on the Settings page, and what the page itself remembers: never undone, never the model's"
-
     table = "setting"
-
     def __getitem__(self, key: str):
         try: return super().__getitem__(key)
         except KeyError:
             if key not in CHOICES: raise
-            return CHOICES[key].default
+            return CHOICES[key][0]
 
 store, chosen = Store(), SettingStore()
-
 
 # ----------------------------------------------------------------------------------------------------------------------
 #   ___ ___  _  ___   _____ ___  ___   _ _____ ___ ___  _  _                                                      figlet
@@ -576,7 +538,6 @@ class Conversation:
     words, hidden), `summary`. The front never changes while it fits; then the older half is dropped at once, so that a
     model server's prompt cache is thrown away once in many turns instead of at each.
     """
-
     def __init__(self, db: Database): self.db = db
 
     def add(self, role: str, content: str, kind: str = "chat", **values) -> int:
@@ -592,16 +553,13 @@ class Conversation:
         names = ", ".join(f"{n}=?" for n in values)
         self.db.do(f"update message set {names} where id=?", *values.values(), id)
 
-    def get(self, id: int) -> dict | None:
-        "One message"
-        return self.db.one("select * from message where id=?", id)
+    def get(self, id: int) -> dict | None: return self.db.one("select * from message where id=?", id)  # one message
 
     def page(self, before: int | None = None, limit: int = MESSAGES_SHOWN, search: str = "") -> list[dict]:
         "The newest `limit` messages a person sees, oldest first; `before` an id, or with `search` in them"
-        rows = self.db.q("select * from message where id < ? and (kind = 'chat' or kind = 'event' and ? = '') "
-                         "and instr(fold(content), ?) order by id desc limit ?", before or 1 << 62, search,
-                         search.casefold(), limit)
-        return rows[::-1]
+        sql = ("select * from message where id < ? and (kind = 'chat' or kind = 'event' and ? = '') "
+               "and instr(fold(content), ?) order by id desc limit ?")
+        return self.db.q(sql, before or 1 << 62, search, search.casefold(), limit)[::-1]
 
     def clear(self) -> int:
         "Delete all messages, in the writer; the journal can bring them back"
@@ -613,11 +571,11 @@ class Conversation:
         "At start, in the writer: a reply that was growing when the last server died is stopped, with its half text"
         self.db.do("update message set state='stopped' where state='running'")
 
-    async def context(self, layers: list[Layer], budget: int, events: bool = True, plain: bool = False) -> Context:
+    async def context(self, layers: list[Layer], budget: int, events: bool = True, told=None) -> Context:
         """The front and the newest messages within `budget` tokens.
 
-        `events=False` leaves out what others than the model did, for models on other machines; `plain` tells what was
-        done in words, for models so small that they would echo JSON.
+        `events=False` leaves out what others than the model did, for models on other machines; `told(row)` rewrites
+        each row, for models so small that they would echo JSON.
         """
         front = sum(count_tokens(layer.text) for layer in layers)
         start = int(chosen.get("context_start", 0))
@@ -630,8 +588,8 @@ class Conversation:
         report = [{"part": layer.name, "tokens": count_tokens(layer.text), "text": layer.text} for layer in layers]
         report += [{"part": f"#{r['id']} {r['kind']}", "role": r["role"], "tokens": r["tokens"], "text": r["content"]}
                    for r in rows]
-        return Context([system, *merge_rows(rows, plain)], report, sum(r["tokens"] for r in report),
-                       self._outside(rows))
+        tokens = sum(r["tokens"] for r in report)
+        return Context([system, *merge_rows(rows, told)], report, tokens, self._outside(rows))
     def _since(self, start: int, events: bool) -> list[dict]:
         return self.db.q("select * from message where id >= ? and (kind != 'event' or ? or actor = 'model') "
                          "and (content != '' or meta like '%\"calls\"%') order by id", start, events)
@@ -650,10 +608,10 @@ def _halved(rows: list[dict], room: int) -> int:
         if total > room: return row["id"] + 1
     return 0
 
-def merge_rows(rows: list[dict], plain: bool = False) -> list[dict]:
+def merge_rows(rows: list[dict], told: Callable | None = None) -> list[dict]:
     "Messages as a provider wants them: events join the person's next line, roles alternate, calls have their results"
     merged, heard, calls = [], [], deque()
-    for row in map(_in_words, rows) if plain else rows:
+    for row in map(told, rows) if told else rows:
         meta = json.loads(row["meta"])
         if not row["content"] and not meta.get("calls"): continue
         if row["kind"] == "event" and calls and row["actor"] == "model":
@@ -661,25 +619,14 @@ def merge_rows(rows: list[dict], plain: bool = False) -> list[dict]:
             merged.append({"role": "tool", "content": row["content"], "call_id": call["id"], "name": call["name"]})
         elif row["kind"] in ("event", "prompt"): heard.append(row)
         else:
-            _say(merged, row["role"], _heard_text(heard) + row["content"] if row["role"] == "user" else row["content"],
-                 [] if row["role"] == "user" else heard)
+            if row["role"] == "user": _say(merged, "user", _heard_text(heard) + row["content"], [])
+            else: _say(merged, row["role"], row["content"], heard)
             heard = []
             if meta.get("calls"):
                 merged[-1]["calls"] = meta["calls"]
                 calls = deque(meta["calls"])
     if heard: _say(merged, "user", _heard_text(heard), [])
     return merged
-def _in_words(row: dict) -> dict:
-    meta = json.loads(row["meta"])
-    if row["kind"] != "event": return row | {"content": meta.get("shown", row["content"]), "meta": "{}"}
-    event = json.loads(row["content"])
-    who = {"model": "you", "user": "the person"}.get(event["by"], f"another program ({event['by']})")
-    came = f"waits {event['waiting']}" if "waiting" in event else f"failed: {event.get('error', '')}"
-    if event["ok"]: came = "done"
-    found = event["result"].get("rows") if isinstance(event.get("result"), dict) else None
-    if found is not None: came = f"{len(found)} found: {', '.join(map(str, found)) or 'none'}"
-    return row | {"content": f"- {who}: {play_label(event['action'], event['args'], event.get('result'))}: {came}"}
-
 def play_label(action: str, args: dict, result=None) -> str:
     "What an action was about, in a few words: `task.insert · Buy milk`"
     named = [result.get("name")] if isinstance(result, dict) else []
@@ -709,13 +656,13 @@ def _brief(value):
     if isinstance(value, dict): return {k: _brief(v) for k, v in value.items()}
     return value if len(to_json(value)) <= 600 else shorten(to_json(value), 600)
 
-
 # ----------------------------------------------------------------------------------------------------------------------
 #  __  __  ___  ___  ___ _    ___                                                                                 figlet
 # |  \/  |/ _ \|   \| __| |  / __|
 # | |\/| | (_) | |) | _|| |__\__ \
 # |_|  |_|\___/|___/|___|____|___/
 # 05 MODELS: one protocol, every provider a plugin
+
 
 @dataclass
 class Usage:
@@ -821,7 +768,6 @@ def choose_way(info: ModelInfo) -> str:
 
 class Playing:
     "A model at work for one turn: where it runs, how it plays, how much it can read"
-
     def __init__(self, provider: Provider, info: ModelInfo):
         self.provider, self.info, self.local = provider, info, provider.local and info.local
         self.way = chosen["way"] if chosen["way"] != "auto" else choose_way(info)
@@ -843,7 +789,6 @@ class Playing:
 
 class Models:
     "Which models there are, and which one is used"
-
     def __init__(self, settings: Settings):
         self.settings = settings
         self.providers: dict[str, Provider] = {}  # plugins put theirs here; the first one's first model is the default
@@ -853,7 +798,7 @@ class Models:
         self.first_run: Callable[[Callable], Awaitable] | None = None  # the plugin that fetches models puts itself here
         self.fetching: Callable[[], Any] = lambda: ""                  # and here: how far it is, for the status line
         self.menu: Callable[[], list] = lambda: [Span("No model yet", cls="muted")]
-        self.read_front: Callable[[Playing], Awaitable] = lambda model: asyncio.sleep(0)  # so that the first reply is quick
+        self.read_front: Callable[[Playing], Awaitable] = lambda model: asyncio.sleep(0)  # for a quick first reply
         self._tasks: list[asyncio.Task] = []
 
     @property
@@ -876,9 +821,6 @@ class Models:
         return choose_way(info or ModelInfo(self.current_name, self.current_provider))
 
     @property
-    def context_length(self) -> int: return chosen["context"]
-
-    @property
     def hears_events(self) -> bool:
         "Whether the model in use hears what the person does"
         return not self.current or self.providers[self.current_provider].local or chosen["remote_events"]
@@ -898,9 +840,8 @@ class Models:
         names = [f"{i.provider}/{i.name}" for i in self.found]
         wanted = [self.settings.model, chosen.get("model", "")]
         ready = [f"{i.provider}/{i.name}" for i in self.found if i.local]
-        self.current = next((w for w in wanted if w
-                             and (w in names or "/" in w and w.partition("/")[0] in self.providers)),
-                             (ready + [""])[0])
+        there = [w for w in wanted if w in names or "/" in w and w.partition("/")[0] in self.providers]
+        self.current = (there + ready + [""])[0]
         self.on_change()
         return self.found
     async def _warm(self) -> None:
@@ -923,15 +864,14 @@ class Models:
             raise ModelError("There is no language model yet." + (f" {self.note}" if self.note else ""),
                              "Start Ollama, or fetch an embedded model on the Models page.")
         info = next((i for i in self.found if i.provider == provider and i.name == short), None)
-        yield Playing(self.providers[provider],
-                      info or ModelInfo(short, provider, local=self.providers[provider].local))
+        place = self.providers[provider]
+        yield Playing(place, info or ModelInfo(short, provider, local=place.local))
 
     async def close(self) -> None:
         "Stop fetching and free the models"
         for task in self._tasks: task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for provider in self.providers.values(): await provider.close()
-
 
 # ----------------------------------------------------------------------------------------------------------------------
 #   ___ ___  __  __ ___  ___  _  _ ___ _  _ _____ ___                                                             figlet
@@ -944,12 +884,12 @@ Upload = Annotated[str, "upload"]   # a file: the id of an upload
 LongText = Annotated[str, "long"]   # a text of several lines, in a dataclass or a signature
 CSP = ("default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
        "frame-ancestors 'none'")
-FRAME_CSP = ("sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob:; style-src 'unsafe-inline'; "
-             "img-src data: blob:; font-src data:; worker-src blob:; frame-ancestors 'self'")
-HTMX_CONFIG = {"metaCharacter": "-", "includeIndicatorCSS": False, "history": False, "noSwap": [204, 304, "4xx", "5xx"],
-               "defaultSwap": "none",
-               "ws": {"pauseOnBackground": False, "reconnectDelay": 300, "reconnectMaxDelay": 5000},
-               "sse": {"pauseOnBackground": False}}
+FRAME_CSP = ("sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob:; "
+             "style-src 'unsafe-inline'; img-src data: blob:; font-src data:; worker-src blob:; frame-ancestors 'self'")
+HTMX_CONFIG = {
+    "metaCharacter": "-", "includeIndicatorCSS": False, "history": False, "defaultSwap": "none",
+    "noSwap": [204, 304, "4xx", "5xx"], "sse": {"pauseOnBackground": False},
+    "ws": {"pauseOnBackground": False, "reconnectDelay": 300, "reconnectMaxDelay": 5000}}
 LOOKS = {"auto": "◐", "light": "☀\uFE0E", "dark": "☾", "matrix": "▦"}
 SAFE_LINK = re.compile(r"(https?://|mailto:|/app/|/file/|#)", re.I)
 
@@ -966,9 +906,7 @@ def Into(target: str, *parts, how: str = "beforeend"):
     "Parts to put into (or `how`: before, after) the element `target`, a selector"
     return Div(*parts, hx_swap_oob=f"{how}:{target}")
 
-def Gone(target: str):
-    "The element `target`, a selector, is to go"
-    return Div(hx_swap_oob=f"delete:{target}")
+def Gone(target: str): return Div(hx_swap_oob=f"delete:{target}")  # the element `target`, a selector, is to go
 @functools.cache
 def _markdown() -> MarkdownIt:
     md = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
@@ -976,8 +914,8 @@ def _markdown() -> MarkdownIt:
     for name in ("fence", "code_block"): md.add_render_rule(name, _render_code)
     md.add_render_rule("image", lambda self, tokens, i, options, env: Safe(tokens[i].content or "image"))
     md.add_render_rule("link_open", _render_link)
-    for name in ("th_open", "td_open"): md.add_render_rule(name, lambda self, tokens, i, options,
-                                                           env: f"<{tokens[i].tag}>")
+    for name in ("th_open", "td_open"):
+        md.add_render_rule(name, lambda self, tokens, i, options, env: f"<{tokens[i].tag}>")
     return md
 
 def Safe(text: str) -> str:
@@ -1002,8 +940,8 @@ def ActionButton(label, action: str, cls: str = "", title: str = "", pane: str =
     "A button that performs an action with `args`; on a narrow page `pane` (left or right) comes into view"
     symbol = isinstance(label, str) and len(label) == 1
     return Button(label, type="button", cls=cls, title=title or None, aria_label=title if symbol else None,
-                  data_pane=pane or None,
-                  hx_post=f"/do/{action}", hx_swap="none", hx_vals=to_json(args) if args else None)
+                  data_pane=pane or None, hx_post=f"/do/{action}", hx_swap="none",
+                  hx_vals=to_json(args) if args else None)
 
 def PartButton(label, address: str, part: str, **attrs):
     "A button that shows one part of the page again, as it is at `address`"
@@ -1023,8 +961,8 @@ def input_kind(annotation) -> tuple[str, tuple]:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return input_kind(next(a for a in typing.get_args(annotation) if a is not type(None)))
     if typing.get_origin(annotation) is list: return "lines", ()
-    return {bool: "checkbox", int: "number", float: "number", dt.date: "date", Path: "file",
-            bytes: "file"}.get(annotation, "text"), ()
+    kinds = {bool: "checkbox", int: "number", float: "number", dt.date: "date", Path: "file", bytes: "file"}
+    return kinds.get(annotation, "text"), ()
 
 def FieldInput(name: str, annotation, value=None, **attrs):
     "The input for one field by its type; a required one says so"
@@ -1056,35 +994,38 @@ def ActionForm(action: str, *parts, button: str = "Save", id: str = "", now: boo
     "A form that performs an action with its fields and `args`; `now` sends each change at once, `reset` empties it"
     hidden = [Input(type="hidden", name=k, value=str(v)) for k, v in args.items()]
     return Form(*hidden, *parts, "" if now else Button(button, type="submit"), id=id or action.replace(".", "-"),
-                cls="new-row",
-                hx_post=f"/do/{action}", hx_swap="none", hx_trigger="change" if now else None, data_reset=reset or None,
-                novalidate=True)
+                cls="new-row", hx_post=f"/do/{action}", hx_swap="none", hx_trigger="change" if now else None,
+                data_reset=reset or None, novalidate=True)
 
 def StepForm(action: str, one, inputs: dict, locked: bool, button: str):
     "A step's form, filled with what was given before; locked while it runs, waits or is finalized"
     form = f"form-{action.replace('.', '-')}"
-    fields = [Labelled(form, n, kind, inputs.get(n, None if default is ... else default), required=default is ... or None)
-              for n, (kind, default) in one.inputs.items() if n not in one.lists]
+    fields = []
+    for name, (kind, default) in one.inputs.items():
+        value = inputs.get(name, None if default is ... else default)
+        if name not in one.lists: fields.append(Labelled(form, name, kind, value, required=default is ... or None))
     kept = [Small(f"Kept: {Path(inputs[n]).name}", cls="muted") for n in one.files if inputs.get(n)]
-    body = Fieldset(*fields, *kept, Button(button, type="submit", aria_busy=str(locked == "busy").lower()), disabled=bool(locked))
-    return Form(body, id=form, cls="step-form", hx_post=f"/do/{action}", hx_swap="none", hx_encoding="multipart/form-data", novalidate=True)
+    press = Button(button, type="submit", aria_busy=str(locked == "busy").lower())
+    return Form(Fieldset(*fields, *kept, press, disabled=bool(locked)), id=form, cls="step-form", novalidate=True,
+                hx_post=f"/do/{action}", hx_swap="none", hx_encoding="multipart/form-data")
 
 def JobBar(job):
     "How far a job is: bar, rate and time left once they are known, its last lines, what it has shown so far, Cancel"
     known = job.as_json()
-    bar = Progress(value=str(job.done), max=str(job.total), aria_label=job.title) if job.total else Progress(aria_label=job.title)
+    far = {"value": str(job.done), "max": str(job.total)} if job.total else {}
     words = [f"{100 * job.done / job.total:.0f} %" if job.total else f"{job.done:g}" if job.done else job.state]
     if known["rate"]: words.append(f"{known['rate']:,.1f} a second")
     if known["left"] is not None: words.append(f"{known['left']:.0f} s left")
-    lines = Details(Summary("Log"), NotStr(f"<pre tabindex=0>{Safe(chr(10).join(list(job.log)[-20:]))}</pre>")) if job.log else ""
-    return Div(Div(bar, Span(" · ".join(words)), Span(job.note, cls="muted"), ActionButton("Cancel", "job.cancel", cls="quiet", id=job.id), cls="bar"),
-               lines, Div(*map(NotStr, job.shown), cls="shown"), id=f"job-{job.id}", cls="job", data_state=job.state)
+    lines = "\n".join(list(job.log)[-20:])
+    log = Details(Summary("Log"), NotStr(f"<pre tabindex=0>{Safe(lines)}</pre>")) if lines else ""
+    bar = Div(Progress(aria_label=job.title, **far), Span(" · ".join(words)), Span(job.note, cls="muted"),
+              ActionButton("Cancel", "job.cancel", cls="quiet", id=job.id), cls="bar")
+    return Div(bar, log, Div(*map(NotStr, job.shown), cls="shown"), id=f"job-{job.id}", cls="job", data_state=job.state)
 
 def FilterForm(app: str, *parts):
     "A form that shows the page of `app` again, filtered by its fields"
     return Form(*parts, cls="list-tools", hx_get=f"/app/{app}", hx_trigger="change, submit", hx_target="#grid-left",
-                hx_swap="outerMorph",
-                id=f"{app}-filter")
+                hx_swap="outerMorph", id=f"{app}-filter")
 
 def PageHead(title: str, lead="", *more):
     "The top of an app's page"
@@ -1100,8 +1041,7 @@ def DataTable(heads: Iterable[str], rows: Iterable[Iterable], caption: str = "")
     body = [Tr(*(Td(cell) for cell in row)) for row in rows]
     head = Thead(Tr(*(Th(h or Span("Do", cls="sr-only"), scope="col") for h in heads)))
     return Div(Table(head, Tbody(*body), cls="data", aria_label=caption or None), cls="scroll", tabindex="0",
-               role="region",
-               aria_label=caption or "Table")
+               role="region", aria_label=caption or "Table")
 
 def PlayKey(row: dict):
     "One action the model played, as a key under its reply, with Undo beside it; `row` is from the journal"
@@ -1172,41 +1112,34 @@ def Menu(id: str, label: str, title: str, *items):
 
 def Page(app_name: str, tab: str, look: str, parts: dict):
     "The whole page; `parts` are the pieces by name: bar, left, app, messages, status, palette"
-    static = [Link(rel="stylesheet", href=f"/static/vendor/{f}") for f in ("pico.min.css",)]
-    scripts = [Script(src=f"/static/vendor/{f}")
-               for f in ("htmx.min.js", "hx-ws.min.js", "hx-sse.min.js", "Sortable.min.js")]
+    vendored = [Script(src=f"/static/vendor/{f}.min.js") for f in ("htmx", "hx-ws", "hx-sse", "Sortable")]
     head = Head(Meta(charset="utf-8"), Meta(name="viewport", content="width=device-width, initial-scale=1"),
                 Meta(name="htmx-config", content=to_json(HTMX_CONFIG)), Title(f"{parts['app'].title} · {app_name}"),
-                Link(rel="icon", href="/static/favicon.svg"), *static,
+                Link(rel="icon", href="/static/favicon.svg"),
+                Link(rel="stylesheet", href="/static/vendor/pico.min.css"),
                 Link(rel="stylesheet", href=f"/static/app.css?{VERSION}"),
-                *scripts, Script(src=f"/static/app.js?{VERSION}"))
+                *vendored, Script(src=f"/static/app.js?{VERSION}"))
     split = Div(id="split", role="separator", tabindex="0", aria_orientation="vertical", aria_label="Width of the chat",
                 aria_valuemin="20", aria_valuemax="75", aria_valuenow="35")
+    panes = Nav(Button("App", type="button", data_pane="left"), Button("Chat", type="button", data_pane="right"),
+                id="panes", aria_label="Panes")
     body = Body(A("Skip to the chat", cls="skip", href="#msg"), parts["bar"],
                 Div("Reconnecting…", id="offline", role="status", hidden=True),
-                Panes(), Main(parts["left"], split, ChatPane(parts["messages"]), id="columns"), parts["status"],
-                *parts["palette"],
-                Div(id="toasts", role="status", aria_live="polite"),
-                Div(id="stream", hidden=True), data_tab=tab, hx_ws_connect=f"/ws?tab={tab}", hx_headers_inherited=to_json({"X-Tab": tab}))
+                panes, Main(parts["left"], split, ChatPane(parts["messages"]), id="columns"), parts["status"],
+                *parts["palette"], Div(id="toasts", role="status", aria_live="polite"), Div(id="stream", hidden=True),
+                data_tab=tab, hx_ws_connect=f"/ws?tab={tab}", hx_headers_inherited=to_json({"X-Tab": tab}))
     theme = {"light": {"data-theme": "light"}, "dark": {"data-theme": "dark"},
              "matrix": {"data-theme": "dark", "data-look": "matrix"}}.get(look, {})
     return html(Html(head, body, lang="en", **theme))
 
-def Panes():
-    "On a narrow page: which of the two columns is seen"
-    return Nav(Button("App", type="button", data_pane="left"), Button("Chat", type="button", data_pane="right"),
-               id="panes", aria_label="Panes")
-
 def ChatPane(messages):
     "The right column: head, messages, composer"
     search = Input(type="search", id="chat-search", name="search", placeholder="Search the chat",
-                   aria_label="Search the chat",
-                   hx_get="/messages", hx_trigger="input changed delay:250ms, search", hx_target="#msg-list",
-                   hx_swap="outerHTML")
+                   aria_label="Search the chat", hx_get="/messages", hx_target="#msg-list", hx_swap="outerHTML",
+                   hx_trigger="input changed delay:250ms, search")
     clear = ActionButton("Clear", "chat.clear", cls="quiet", title="Clear the chat (Undo brings it back)")
     text = Textarea(id="msg", name="msg", rows="1", aria_label="Message", placeholder="Ask, or / to play an action",
-                    maxlength=TEXT_LIMIT,
-                    aria_autocomplete="list", aria_controls="complete")
+                    maxlength=TEXT_LIMIT, aria_autocomplete="list", aria_controls="complete")
     stop = ActionButton("■", "chat.stop", title="Stop the reply")
     stop.attrs |= {"id": "stop", "hidden": True}
     form = Form(Ul(id="complete", role="listbox", aria_label="Actions", hidden=True), text,
@@ -1222,14 +1155,12 @@ def MessageList(parts: list, older: int | None = None, search: str = ""):
 
 def Older(before: int, search: str = ""):
     "Where older messages load when it comes into view"
-    return Div("Loading older messages…", id="older", cls="muted",
-               hx_get=f"/messages?before={before}&search={quote(search)}",
-               hx_trigger="intersect once", hx_swap="outerHTML")
+    return Div("Loading older messages…", id="older", cls="muted", hx_trigger="intersect once", hx_swap="outerHTML",
+               hx_get=f"/messages?before={before}&search={quote(search)}")
 
 def signature(key) -> str:
     "An action's arguments in a few words: `name done? due?`"
     return " ".join(n + ("" if f.is_required() else "?") for n, f in key.form.model_fields.items())
-
 
 # ----------------------------------------------------------------------------------------------------------------------
 #  _  _______   _____  ___   _   ___ ___                                                                          figlet
@@ -1240,6 +1171,7 @@ def signature(key) -> str:
 
 Danger = Literal["read", "write", "destroy", "spend", "person"]
 Actor = Literal["user", "client", "model", "roll", "app"]
+JOURNAL = "select *, changeset is not null as undoable from journal"
 INJECTED = ("self", "llm", "chat", "progress", "profile", "store")  # parameters that are never form fields
 PERMITS = {  # who may do what: yes, ask (a card in the chat), no
     #            read   write  destroy spend  person
@@ -1256,8 +1188,7 @@ PERMITS = {  # who may do what: yes, ask (a card in the chat), no
 class Args(BaseModel):
     "Base of every action's form: unknown names refused, numbers taken for text where text is asked"
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True, str_max_length=TEXT_LIMIT,
-                              allow_inf_nan=False,
-                              protected_namespaces=())
+                              allow_inf_nan=False, protected_namespaces=())
 
 
 @dataclass(frozen=True)
@@ -1282,9 +1213,7 @@ class Action:
         "Whether it awaits, so that it cannot be one transaction"
         return inspect.iscoroutinefunction(self.run)
 
-    def schema(self) -> dict:
-        "JSON schema of its arguments"
-        return self.form.model_json_schema()
+    def schema(self) -> dict: return self.form.model_json_schema()  # JSON schema of its arguments
 
 
 @dataclass
@@ -1336,11 +1265,10 @@ def form_of(fn: Callable, name: str) -> type[BaseModel]:
     fields = {}
     for p in inspect.signature(fn, eval_str=True).parameters.values():
         if p.name in INJECTED or p.kind is p.VAR_KEYWORD: continue
-        kind = str if p.annotation is inspect.Parameter.empty else p.annotation
-        if p.annotation is inspect.Parameter.empty and p.default not in (inspect.Parameter.empty,
-                                                                         None): kind = type(p.default)
+        kind = p.annotation
+        if kind is p.empty: kind = str if p.default in (p.empty, None) else type(p.default)
         if kind in (Path, bytes): kind = str
-        fields[p.name] = (kind, ... if p.default is inspect.Parameter.empty else p.default)
+        fields[p.name] = (kind, ... if p.default is p.empty else p.default)
     return create_model(name, __base__=Args, **fields)
 
 def action(name: str = "", danger: Danger = "write", **more):
@@ -1365,7 +1293,6 @@ class App:
     `shows(event, view)` gives the fragments that bring a page on which this app is open up to date after an event:
     a list of out-of-band tags, `REFRESH` for the whole page, or None when nothing of it changed.
     """
-
     name, title, prompt, file = "", "", "", Path()
     tables: typing.Sequence["Crud"] = ()
     helps_workers = False               # True: its file is imported by every worker process, to add kinds of results
@@ -1373,18 +1300,14 @@ class App:
     for_tables = False                  # linked from the page of every table
     commands: dict[str, Callable] = {}  # verbs for the command line: name -> function(settings, args)
 
-    def page(self, view: "View"):
-        "The app's page"
-        return PageHead(self.title, inspect.getdoc(self) or "")
+    def page(self, view: "View"): return PageHead(self.title, inspect.getdoc(self) or "")  # the app's page
 
-    def shows(self, event: Event, view: "View"):
-        "What an open page of this app changes after `event`"
-        return None
+    def shows(self, event: Event, view: "View"): return None  # what an open page of this app changes after `event`
 
     def actions(self) -> list[Action]:
         "The actions of this app: its methods marked with `@action`"
-        return [self._action_of(fn) for _,
-                fn in inspect.getmembers(self, lambda o: hasattr(o, "action") and callable(o))]
+        marked = inspect.getmembers(self, lambda o: hasattr(o, "action") and callable(o))
+        return [self._action_of(fn) for _, fn in marked]
     def _action_of(self, fn) -> Action:
         more = dict(fn.action)
         name = more.pop("name") or f"{self.name}.{fn.__name__}"
@@ -1395,9 +1318,7 @@ class App:
         "Pattern and method of each `@on`"
         return [(fn.hears, fn) for _, fn in inspect.getmembers(self, lambda o: callable(o) and hasattr(o, "hears"))]
 
-    def at_end(self):
-        "What this app adds at the end of the whole page, out of sight at first"
-        return ""
+    def at_end(self): return ""  # what this app adds at the end of the whole page, out of sight at first
 
     def set_up(self) -> None:
         "Prepare what `actions` needs; raises PianolaError for what is wrong with the plugin"
@@ -1406,9 +1327,7 @@ class App:
         "What the model is told of the page beside title, lead and `prompt`"
         return ""
 
-    def address(self, view: "View") -> str:
-        "The address of what a tab shows"
-        return f"/app/{self.name}"
+    def address(self, view: "View") -> str: return f"/app/{self.name}"  # the address of what a tab shows
 
     def start(self) -> None:
         "Called when the app is loaded"
@@ -1432,7 +1351,6 @@ REFRESH = "refresh"
 
 class Keyboard:
     "All actions by name, and `perform`, the only door to them"
-
     def __init__(self, db: Database, conversation: Conversation, home: "Pianola | None" = None):
         self.db, self.conversation, self.home = db, conversation, home
         self.actions: dict[str, Action] = {}
@@ -1453,8 +1371,8 @@ class Keyboard:
         "The action called `name`; raises UnknownError with the nearest names"
         if found := self.actions.get(name): return found
         near = sorted(self.actions, key=lambda n: -similarity(n, str(name)))[:3]
-        raise UnknownError(f"There is no action {shorten(name, 60)!r}.", f"Did you mean {', '.join(near)}?" if near
-                           else "")
+        fix = f"Did you mean {', '.join(near)}?" if near else ""
+        raise UnknownError(f"There is no action {shorten(name, 60)!r}.", fix)
 
     async def perform(self, actor: Actor, name: str, args: dict | None = None, call: Call | None = None) -> Outcome:
         """Validate, permit, run, journal, announce: the one way anything changes.
@@ -1489,8 +1407,7 @@ class Keyboard:
             args = key.resolve(form) if key.resolve else form
             result = key.run(**args)
             changeset = changes() if key.undo else None
-        event = Event(0, actor, key.app, key.name, given(key, args), True, result, undoable=changeset is not None,
-                      call=call)
+        event = Event(0, actor, key.app, key.name, given(key, args), True, result, "", changeset is not None, call)
         event.journal = self._record(event, "done", changeset)
         self._close_approval(call.approval, "allowed", event.journal)
         self._tell(key, event)
@@ -1547,13 +1464,12 @@ class Keyboard:
                               changeset=changeset, turn=event.call.turn, message=event.call.message)
     def _tell(self, key: Action, event: Event) -> None:
         if not key.heard: return
-        more = {"journal": event.journal} if event.ok else {"error": shorten(event.error, 300),
-                                                            "journal": event.journal}
-        told = isinstance(event.result, dict) and "preview" in event.result
-        if (event.actor == "model" or told) and event.ok or event.action == "journal.undo": more["result"] = _brief(event.result)
-        elif isinstance(event.result,
-                        dict) and event.result.get("name"): more["result"] = {"name": event.result["name"]}
-        line = event_line(event.action, event.args, event.actor, event.ok, **more)
+        result = event.result if isinstance(event.result, dict) else {}
+        whole = event.actor == "model" or "preview" in result
+        more = {} if event.ok else {"error": shorten(event.error, 300)}
+        if whole and event.ok or event.action == "journal.undo": more["result"] = _brief(event.result)
+        elif result.get("name"): more["result"] = {"name": result["name"]}
+        line = event_line(event.action, event.args, event.actor, event.ok, journal=event.journal, **more)
         self.conversation.add("user", line, "event", actor=event.actor, app=event.app, journal=event.journal,
                               outside=key.outside)
     def _announce(self, event: Event) -> None:
@@ -1562,10 +1478,9 @@ class Keyboard:
         args = given(key, await asyncio.to_thread(key.resolve, form) if key.resolve else form)
         expires = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=APPROVAL_HOURS)).isoformat()
         about = await asyncio.to_thread(key.about, args) if key.about else ""
-        id = await self.db.write(lambda: self.db.insert(
-            "approval", about=about, created=now(), expires=expires, actor=actor, action=key.name, args=to_json(args),
-            turn=call.turn,
-            message=call.message, tab=call.tab))
+        row = {"about": about, "created": now(), "expires": expires, "actor": actor, "action": key.name,
+               "args": to_json(args), "turn": call.turn, "message": call.message, "tab": call.tab}
+        id = await self.db.write(lambda: self.db.insert("approval", **row))
         self._announce(Event(0, actor, key.app, "approval.asked", {"id": id}, True, call=call))
         return Outcome(key.name, args, approval=id)
     def _use_approval(self, id: int | None) -> None:
@@ -1574,8 +1489,8 @@ class Keyboard:
         if not row or row["state"] != "waiting": raise AnsweredError("That question was answered before.", "Ask again.")
         if row["expires"] < now(): raise AnsweredError("That question has expired.", "Ask again.")
     def _close_approval(self, id: int | None, state: str, journal: int) -> None:
-        if id is not None: self.db.do("update approval set state=?, journal=? where id=? and state='waiting'", state,
-                                      journal, id)
+        sql = "update approval set state=?, journal=? where id=? and state='waiting'"
+        if id is not None: self.db.do(sql, state, journal, id)
 
     def interrupt(self) -> None:
         "At start, in the writer: long actions the last server did not finish are interrupted"
@@ -1666,8 +1581,7 @@ def decode_form(items: Iterable[tuple[str, Any]], form: type[BaseModel]) -> dict
     for name, value in items:
         head, _, rest = name.partition(".")
         if rest and isinstance(args.setdefault(head, {}), dict): args[head][rest] = value
-        elif value != "" and not rest: args.setdefault(head, []).append(value) if isinstance(args.get(head, []),
-                                                                                             list) else None
+        elif value != "" and not rest and isinstance(args.get(head, []), list): args.setdefault(head, []).append(value)
     args = {n: v[0] if isinstance(v, list) and len(v) == 1 else v for n, v in args.items()}
     for name, f in form.model_fields.items():
         kind, text = input_kind(f.annotation)[0], args.get(name)
@@ -1677,9 +1591,8 @@ def decode_form(items: Iterable[tuple[str, Any]], form: type[BaseModel]) -> dict
 
 
 class CoreApp(App):
-    "The actions no plugin owns: undo, the store, permission"
-
-    name = "pianola"
+    "The actions no plugin owns: undo and permission"
+    name = "app"
 
     @action("journal.undo", says=(("undo that", {}), ("take that back", {}), ("revert the last change", {})))
     def undo(self, id: int | None = None):
@@ -1689,41 +1602,21 @@ class CoreApp(App):
         if call.actor == "model" and (row["actor"] != "model" or row["turn"] != call.turn):
             raise DeniedError("The assistant can undo only what it did just now.", "Press Undo in the Journal.")
         db.revert(row["changeset"])
-        if not db.one("select id from profile limit 1"): raise ConflictError("That would leave no profile.",
-                                                                             "Add one first.")
+        if not db.one("select id from profile limit 1"):
+            raise ConflictError("That would leave no profile.", "Add one first.")
         next_id = (db.one("select seq from sqlite_sequence where name='journal'") or {"seq": 0})["seq"] + 1
         db.do("update journal set undone=null where undone=?", row["id"])
         db.do("update journal set undone=? where id=?", next_id, row["id"])
         return {"undone": row["id"], "action": row["action"], "args": json.loads(row["args"])}
     def _undoable(self, id: int | None, call: Call) -> dict:
         db, live = here().db, "changeset is not null and undone is null"
+        newest = f"select * from journal where {live} and action != 'journal.undo'"
         if id is not None: row = db.one(f"select * from journal where id=? and {live}", id)
-        elif call.actor == "model": row = db.one(f"select * from journal where {live} and actor='model' and turn=? "
-                                                 "and action != 'journal.undo' order by id desc", call.turn)
-        else: row = db.one(f"select * from journal where {live} and action != 'journal.undo' order by id desc")
+        elif call.actor == "model":
+            row = db.one(f"{newest} and actor='model' and turn=? order by id desc", call.turn)
+        else: row = db.one(f"{newest} order by id desc")
         if row: return row
         raise ConflictError("There is nothing to undo." if id is None else f"Journal row {id} cannot be undone.")
-
-    @action("store.set",
-            says=(("remember that my favourite colour is green", {"key": "favourite colour", "value": "green"}),
-                               ("my name is Ada", {"key": "name", "value": "Ada"})))
-    def set(self, key: Annotated[str, Field(min_length=1, max_length=200)], value: str | int | float | bool | list | dict | None):
-        "Remember a fact about the person"
-        store[key] = value
-        return {"key": key, "value": value}
-
-    @action("store.get", danger="read")
-    def get(self, key: str):
-        "A remembered fact"
-        return store.get(key)
-
-    @action("store.delete", says=(("forget my favourite colour", {"key": "favourite colour"}),))
-    def delete(self, key: str):
-        "Forget a fact"
-        if key not in store: raise ConflictError(f"Nothing is remembered as {shorten(key, 60)!r}.",
-                                                 candidates=list(store)[:10])
-        del store[key]
-        return {"key": key}
 
     @action("approval.allow", danger="person", undo=False, heard=False)
     async def allow(self, id: int):
@@ -1741,10 +1634,9 @@ class CoreApp(App):
         return {"id": id, "action": row["action"]}
     def _waiting(self, id: int) -> dict:
         row = here().db.one("select * from approval where id=?", id)
-        if not row or row["state"] != "waiting": raise ConflictError("That question was answered before.",
-                                                                     "Ask the assistant again.")
+        if not row or row["state"] != "waiting":
+            raise ConflictError("That question was answered before.", "Ask the assistant again.")
         return row
-
 
 # ----------------------------------------------------------------------------------------------------------------------
 #  ___ _      ___   _____ ___   ___ ___   _   _  _  ___                                                           figlet
@@ -1791,7 +1683,6 @@ class ActionStream:
     A `mode` reads on from a place in the text and answers where it stopped. _prose goes to _fence_line where a line
     begins with ``` and to _head at a bracket; _head to _hold once it reads like an action, else to _pass: other JSON.
     """
-
     def __init__(self, names=None):
         self.known = _DOTTED.fullmatch if names is None else frozenset(names).__contains__
         self.out, self.words = [], []  # the pieces to answer, and the prose after them
@@ -1940,7 +1831,6 @@ class ActionStream:
 
 class Piano:
     "What the model is offered, by the app that is open"
-
     def __init__(self, keyboard: Keyboard):
         self.keyboard = keyboard
 
@@ -1958,7 +1848,6 @@ class Piano:
         return text + "\nActions:\n" + "\n".join(f"{k.name}({signature(k)}): {k.doc}"
                                                  for k in sorted(keys, key=lambda k: (k.app != app.name, len(k.name))))
 
-
 # ----------------------------------------------------------------------------------------------------------------------
 #   ___ _  _   _ _____                                                                                            figlet
 #  / __| || | /_\_   _|
@@ -1972,7 +1861,6 @@ BACKLOG = 5_000  # parts a tab may fall behind before it is sent the whole page 
 
 class Line:
     "One socket: what is on its way to it"
-
     def __init__(self):
         self._parts: list = []      # html, or (target, [texts]) to be joined
         self._wake, self._lost = asyncio.Event(), False
@@ -2001,14 +1889,11 @@ class Line:
 
 class Tab:
     "One open page: what it shows, and its sockets (two for a moment when it reconnects)"
-
     def __init__(self, id: str, app: str = ""):
         self.id, self.view, self.lines, self.streams = id, View(app, tab=id), set(), 0
 
     @property
-    def live(self) -> bool:
-        "Whether anybody listens"
-        return bool(self.lines)
+    def live(self) -> bool: return bool(self.lines)  # whether anybody listens
 
     def send(self, *parts) -> None:
         "Queue out-of-band tags"
@@ -2025,7 +1910,6 @@ def _words(target: str, texts: list[str]) -> str:
 
 class Tabs:
     "All open pages"
-
     def __init__(self): self.open: dict[str, Tab] = {}
 
     def get(self, id: str, app: str = "") -> Tab:
@@ -2048,10 +1932,8 @@ class Tabs:
 
 class Blocks:
     "Cuts growing markdown where a block is complete: fed with text, gives the blocks that closed"
-
     LIST = re.compile(r"\s*([-*+]|\d+[.)])\s|\s{2,}\S|\t")
     FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-
     def __init__(self):
         self.tail, self._scanned, self._fence, self._blank = "", 0, "", False
 
@@ -2083,7 +1965,6 @@ class Blocks:
 
 class Reply:
     "One reply as it grows: its words in every tab, in the database each second, and for whoever listens"
-
     def __init__(self, chat: "Chat", turn: "Turn", id: int):
         self.chat, self.turn, self.id = chat, turn, id
         self.said, self.raw, self.blocks, self.closed = [], [], Blocks(), []
@@ -2111,9 +1992,7 @@ class Reply:
         self.raw.append(text)
 
     @property
-    def content(self) -> str:
-        "What is stored"
-        return "".join(self.raw or self.said)
+    def content(self) -> str: return "".join(self.raw or self.said)  # what is stored
 
     async def save(self, **values) -> None:
         "Store what was said so far, if there is anything new, or with a final `state`"
@@ -2158,12 +2037,11 @@ class Turn:
 
 class Chat:
     "The right column: takes lines, answers them one at a time, the person's before what apps ask for"
-
     def __init__(self, db: Database, conversation: Conversation, keyboard: Keyboard, models: "Models",
                  prompt: SystemPrompt):
         self.db, self.conversation, self.keyboard, self.models, self.prompt = db, conversation, keyboard, models, prompt
         self.tabs, self.piano = Tabs(), Piano(keyboard)
-        self.ways: dict[str, Callable[[Turn, Playing], Awaitable]] = {"json": self._json}  # plugins add theirs
+        self.ways: dict[str, Callable[[Turn, Playing], Awaitable]] = {"json": self._talk}  # plugins put theirs
         self.apps: dict[str, App] = {}
         self.by_hand: Callable | None = None    # the plugin that plays lines like `/action …` puts itself here
         self.reply: Reply | None = None
@@ -2172,9 +2050,7 @@ class Chat:
         self._turns: tuple[deque, deque] = deque(), deque()
         self._wake, self._task, self._worker = asyncio.Event(), None, None
 
-    def start(self) -> None:
-        "Begin answering"
-        self._worker = asyncio.create_task(self._work())
+    def start(self) -> None: self._worker = asyncio.create_task(self._work())  # begin answering
 
     async def stop(self) -> None:
         "Stop answering: the reply that runs is stopped and kept"
@@ -2213,6 +2089,10 @@ class Chat:
         self.tabs.send(Into("#msg-list", Message(self.conversation.get(id))))
         return id
 
+    async def whisper(self, text: str) -> None:
+        "Tell the model something the person does not see"
+        await self.db.write(self.conversation.add, "user", text, "prompt")
+
     def again(self, message: int, model: str = "", tab: str = "") -> Turn:
         "Answer a line once more, after it failed or had to wait for permission"
         row = self.conversation.get(message)
@@ -2249,8 +2129,8 @@ class Chat:
         except PianolaError as error: state = await self._fail(turn, error)
         except Exception as error:  # one socket's reply: whatever goes wrong in it ends only this reply
             logger.opt(exception=error).error("The reply failed")
-            state = await self._fail(turn, PianolaError(f"The reply failed: {type(error).__name__}.",
-                                                        "The log has the traceback."))
+            failure = PianolaError(f"The reply failed: {type(error).__name__}.", "The log has the traceback.")
+            state = await self._fail(turn, failure)
         finally: ticker.cancel()
         if self.reply: await self.end_reply(state)
         usage = turn.usage or Usage()
@@ -2269,8 +2149,8 @@ class Chat:
         "A model on another machine: asked once in a conversation, before anything is sent"
         name = turn.model or self.models.current
         if chosen.get("consent") == name: return True
-        outcome = await self.keyboard.perform("model", "model.use", {"model": name},
-                                              Call(turn.tab, turn.message, turn.message))
+        call = Call(turn.tab, turn.message, turn.message)
+        outcome = await self.keyboard.perform("model", "model.use", {"model": name}, call)
         turn.tell({"action": {"name": "model.use", "args": {"model": name}, "approval": outcome.approval}})
         turn.tell({"done": {"state": "waiting", "model": name, "tokens_in": 0, "tokens_cached": 0, "tokens_out": 0}})
         return False
@@ -2292,20 +2172,19 @@ class Chat:
         empty = not row["content"] and not reply.calls and state == "done"
         part = self.article(row)
         self.tabs.send(Gone(f"#m{reply.id}") if empty else swap(part, "outerMorph"))
-        if here().settings.verbose: show_table("reply", [{"model": self.models.current, "state": state,
-                                                          "text": row["content"]}], "green")
+        if here().settings.verbose:
+            show_table("reply", [{"model": self.models.current, "state": state, "text": row["content"]}], "green")
     async def _fail(self, turn: Turn, error: PianolaError) -> str:
         reply = self.reply or await self.begin_reply(turn)
         reply.error = (error.cause, error.fix, turn.message if isinstance(error, ModelError) else 0)
         turn.tell({"delta": ("\n\n" if reply.said else "") + str(error)})
         return "failed"
 
-    async def context(self, turn: Turn, model: "Playing") -> Context:
-        "What a request of this turn sends"
+    async def context(self, turn: Turn, model: "Playing", told: Callable | None = None) -> Context:
+        "What a request of this turn sends; `told` as in `Conversation.context`"
         layers = self.prompt.layers(turn.way, chosen["manners"], chosen["expert"])
-        self.last_context = await self.conversation.context(layers, model.budget, model.local
-                                                            or chosen["remote_events"],
-                                                             turn.way == "guided")
+        events = model.local or chosen["remote_events"]
+        self.last_context = await self.conversation.context(layers, model.budget, events, told)
         return self.last_context
     def _introduction(self, tab: str) -> list[tuple]:
         "The open app's own words and what is known of the person, unless they stand in the conversation already"
@@ -2327,37 +2206,13 @@ class Chat:
         if chunk.thinking and not reply.said:
             self.tabs.send(Div(Thinking(f"Thinking… {shorten(chunk.thinking.strip()[-80:], 80)}"),
                                id=f"m{reply.id}-tail", hx_swap_oob="innerHTML"))
-    async def _json(self, turn: Turn, model: "Playing") -> None:
-        "Actions inside the reply, played as they come; after actions the model hears the results and goes on"
-        for _ in range(PLAYS_A_TURN + 1):
-            reply, stream = await self.begin_reply(turn), ActionStream(set(self.keyboard.actions))
-            before, broken = len(turn.played), ""
-            context = await self.context(turn, model)
-            async with contextlib.aclosing(model.stream(context.messages, options=model.talk)) as chunks:
-                async for chunk in chunks:
-                    reply.meant(chunk.text)
-                    broken = await self.play_pieces(turn, reply, stream.feed(chunk.text), context) or broken
-                    await self.took(reply, chunk)
-            broken = await self.play_pieces(turn, reply, stream.close(), context) or broken
-            await self.end_reply()
-            if broken and not turn.repaired: await self._repair(turn, broken)
-            elif len(turn.played) == before or len(turn.played) >= PLAYS_A_TURN: return
-
-    async def play_pieces(self, turn: Turn, reply: Reply, pieces: list, context: Context) -> str:
-        "Show, play or refuse what an ActionStream found; returns what was wrong with a broken one"
-        broken = ""
-        for piece in pieces:
-            if isinstance(piece, Prose): reply.write(piece.text)
-            elif isinstance(piece, Play): await self.play(turn, reply, piece.name, piece.args, context.outside)
-            else:
-                broken = piece.why
-                reply.broken.append((piece.text, piece.why))
-                self.tabs.send(Into(f"#m{reply.id}-keys", BrokenKey(piece.text, piece.why)))
-        return broken
-    async def _repair(self, turn: Turn, why: str) -> None:
-        turn.repaired = True
-        text = f"(That action was not understood: {why}. Write the one JSON object again, correctly, and nothing else.)"
-        await self.db.write(self.conversation.add, "user", text, "prompt")
+    async def _talk(self, turn: Turn, model: "Playing") -> None:
+        "Words only: what a model does as long as no plugin lets it play"
+        reply, context = await self.begin_reply(turn), await self.context(turn, model)
+        async with contextlib.aclosing(model.stream(context.messages, options=model.talk)) as chunks:
+            async for chunk in chunks:
+                reply.write(chunk.text)
+                await self.took(reply, chunk)
 
     async def play(self, turn: Turn, reply: Reply, name: str, args: dict, outside: bool) -> None:
         "One action by the model; what came of it goes to the page, to whoever listens, and into the conversation"
@@ -2389,8 +2244,7 @@ class Chat:
 
     def article(self, row: dict):
         "A message as it stands, with its keys and questions"
-        rows = self.db.q("select *, changeset is not null as undoable from journal where message=? order by id",
-                         row["id"])
+        rows = self.db.q(f"{JOURNAL} where message=? order by id", row["id"])
         asked = self.db.q("select * from approval where message=? and journal is null order by id", row["id"])
         meta = json.loads(row["meta"])
         keys = [PlayKey(r) for r in rows if r["action"] != "approval.allow"] + [ApprovalCard(r) for r in asked]
@@ -2433,33 +2287,26 @@ class Chat:
         speed = f"{usage.rate:.0f} tokens/s" if usage and usage.rate else ""
         poke = ActionButton("Poke", "chat.poke", cls="quiet", title="Let the assistant say something")
         poke.attrs["id"] = "poke"
-        room = self.models.context_length
+        room = chosen["context"]
         used = context.tokens if context else 0
+        title = "What the model was last sent"
+        sent = A(f"context {used:,} of {room:,}", href="/context", target="_blank", title=title)
         return Footer(Span(self.models.current or "no model", cls="model"), Span(speed),
-                      Span(self.models.note, cls="muted"),
-                      self.models.fetching(), Span(cls="spacer"),
-                      A(f"context {used:,} of {room:,}", href="/context", target="_blank",
-                        title="What the model was last sent"),
-                      Progress(value=str(used), max=str(room), aria_label="Context used"),
-                      poke, id="status")
+                      Span(self.models.note, cls="muted"), self.models.fetching(), Span(cls="spacer"), sent,
+                      Progress(value=str(used), max=str(room), aria_label="Context used"), poke, id="status")
 
 def brief_result(result):
     "A read's result in few words: rows as their names, done ones marked"
     if not isinstance(result, dict) or "rows" not in result: return _brief(result)
     rows = [f"{r.get('name', r)}{' (done)' if r.get('done') else ''}" for r in result["rows"][:40]]
     return {"total": result.get("total", len(rows)), "rows": rows}
-def _tell_model(method: str, text: str, **more):
-    p = here()
-    return asyncio.run_coroutine_threadsafe(getattr(p.chat, method)(text, **more), p.loop)
-
 def chatq(text: str, tab: str = "") -> None:
     "Ask the model to say something, from any code and any thread; it queues behind the person's own lines"
-    _tell_model("ask", text, tab=tab)
+    asyncio.run_coroutine_threadsafe(here().chat.ask(text, tab), here().loop)
 
 
 class ChatApp(App):
     "The actions of the right column"
-
     name = "chat"
 
     @action("chat.poke", undo=False, heard=False)
@@ -2472,20 +2319,11 @@ class ChatApp(App):
         "Stop the reply that is running"
         return {"stopped": here().chat.stop_reply()}
 
-    @action("chat.again", danger="person", undo=False, heard=False)
-    async def again(self, message: int, embedded: bool = False):
-        "Answer a line once more, if wished with the embedded model"
-        p = here()
-        if embedded and not p.models.spare:
-            raise ModelError("No embedded model is here yet.", "Fetch one on the Models page.")
-        p.chat.again(message, p.models.spare if embedded else "", calling.get().tab)
-
     @action("chat.clear", danger="person", heard=False)
     def clear(self):
         "Clear the chat; Undo brings it back"
         if "consent" in chosen: del chosen["consent"]
         return {"messages": here().conversation.clear()}
-
 
 # ----------------------------------------------------------------------------------------------------------------------
 #     _  ___  ___ ___                                                                                             figlet
@@ -2497,18 +2335,18 @@ class ChatApp(App):
 STEP_SHOWS_AFTER = 1.0    # seconds after which a step shows as a job
 CANCEL_GRACE = 0.1        # seconds a cancelled step has to end by itself
 EVENTS_KEPT = 5_000       # progress events a dropped connection can catch up with
-WORK: list[Callable] = []  # what a worker does with its end of the pipe; plugins with `helps_workers` fill these
+WORK: dict[str, Callable] = {}  # a plugin's: "hire" starts a process for a file, "work" is what is done in it
 GIVEN: dict[str, Callable[[Any, dict], Any]] = {}            # what a step may ask for by name, from pipe and order
 ASKED: dict[str, Callable[["Job", dict], Awaitable]] = {}       # and the server's half of it: what workers may ask for
 
 
 def work(conn, helpers: list[str]) -> None:
-    "A worker process: imports what the plugins in `helpers` add, then does what comes by the pipe until the server is gone"
+    "A worker process: imports what `helpers` add, then does what comes by the pipe until the server is gone"
     with contextlib.suppress(AttributeError, OSError):  # Windows has neither
         os.setsid()
         os.nice(10)                                     # the chat and the model go first
     for file in helpers: import_plugin(Path(file))
-    WORK[-1](conn)
+    WORK["work"](conn)
 
 
 @dataclass
@@ -2552,52 +2390,6 @@ class Job:
                 "left": left and round(left, 1), "error": self.error}
 
 
-class Worker:
-    "One process for the steps of one app, as the server sees it"
-
-    def __init__(self, file: Path, helpers: list[str], hear: Callable[["Worker", dict], None]):
-        self.file, self.version, self.job = file, version_of(file), None
-        kind = _nursery()
-        self.conn, theirs = kind.Pipe()
-        self.process = kind.Process(target=work, args=(theirs, helpers), daemon=True)
-        with _no_main(): self.process.start()
-        theirs.close()
-        self._loop, self._hear, self._context = here().loop, hear, copy_context()
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def send(self, **message) -> None:
-        "Send an order, an answer or `cancel`; a dead worker hears nothing"
-        with contextlib.suppress(OSError, ValueError): self.conn.send_bytes(to_json(message).encode())
-    def _listen(self) -> None:
-        while True:
-            try: message = json.loads(self.conn.recv_bytes())
-            except (EOFError, OSError): message = {"gone": True}
-            with contextlib.suppress(RuntimeError): self._loop.call_soon_threadsafe(self._hear, self, message, context=self._context)
-            if "gone" in message: return
-
-    def kill(self) -> None:
-        "End it and what it has started, at once"
-        with contextlib.suppress(OSError, AttributeError): os.killpg(self.process.pid, signal.SIGKILL)
-        with contextlib.suppress(OSError, ValueError): self.process.kill()
-
-@functools.cache
-def _nursery():
-    "Where workers come from: forked from a process that has loaded us and pandas; on Windows each starts afresh"
-    if sys.platform == "win32": return multiprocessing.get_context("spawn")
-    kind, path = multiprocessing.get_context("forkserver"), os.environ.get("PYTHONPATH")
-    kind.set_forkserver_preload(["server", "pandas"])
-    os.environ["PYTHONPATH"] = str(HERE) + (os.pathsep + path if path else "")
-    with _no_main(): multiprocessing.forkserver.ensure_running()
-    if path is None: del os.environ["PYTHONPATH"]
-    else: os.environ["PYTHONPATH"] = path
-    return kind
-@contextlib.contextmanager
-def _no_main():
-    "NOTE: multiprocessing runs the parent's main file again in each child; ours needs nothing from it"
-    main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
-    try: yield
-    finally: sys.modules["__main__"] = main
-
 def version_of(file: Path) -> tuple:
     "What changes when a file is saved"
     try: stat = file.stat()
@@ -2607,7 +2399,6 @@ def version_of(file: Path) -> tuple:
 
 class Jobs:
     "All workers and what they do: a few at a time for each app, the others wait their turn"
-
     def __init__(self, db: Database):
         self.db, self.live, self.idle = db, {}, {}          # jobs by id; idle workers by app
         self.helpers: list[str] = []                        # plugins every worker imports
@@ -2650,17 +2441,17 @@ class Jobs:
         job.worker, worker.job, job.state, job.began = worker, job, "running", time.monotonic()
         worker.send(**order)
         self.tell(job)
-    def _hire(self, app: str, file: Path) -> Worker:
+    def _hire(self, app: str, file: Path):
         workers = self.idle.setdefault(app, [])
         while workers:
             worker = workers.pop()
             if worker.version == version_of(file) and worker.process.is_alive(): return worker
             worker.kill()
-        return Worker(file, self.helpers, self._hear)
+        return WORK["hire"](file, self.helpers, self._hear)
 
     def warm(self, app: str, file: Path) -> None:
         "Have a worker ready for an app that is looked at"
-        if self.idle.get(app) or self.closing or any(j.app == app for j in self.live.values()): return
+        if not WORK or self.idle.get(app) or self.closing or any(j.app == app for j in self.live.values()): return
         self.idle[app] = []
         worker = self._hire(app, file)
         worker.send(warm=True, file=str(file))
@@ -2669,7 +2460,7 @@ class Jobs:
     def retire(self, app: str) -> None:
         "The app's file has changed: idle workers go, those at work finish what they do"
         for worker in self.idle.pop(app, ()): worker.kill()
-    def _hear(self, worker: Worker, message: dict) -> None:
+    def _hear(self, worker, message: dict) -> None:
         job = worker.job
         if not job or job.future.done(): return
         if "progress" in message: self._progress(job, *message["progress"])
@@ -2685,6 +2476,7 @@ class Jobs:
         elif "gone" in message:
             worker.process.join(0.2)
             self._fail(job, f"The step's process ended (exit code {worker.process.exitcode}).")
+        if "result" in message: message = {"preview": message["result"]["preview"]}  # the ring keeps no pictures
         if not message.keys() & {"ask", "checkpoint"}: self.tell(job, message)
     def _fail(self, job: Job, cause: str) -> None:
         job.error = cause
@@ -2693,10 +2485,10 @@ class Jobs:
         job.done, job.total, job.note, job.dirty = done, total, note, True
         job.seen.append((time.monotonic(), done))
         quarter = int(4 * done / total) if total > 0 else 0
-        if quarter > job.told and time.monotonic() - job.began > 2:
+        if quarter > job.told and time.monotonic() - job.began > STEP_SHOWS_AFTER:
             job.told = quarter
             if quarter < 4: self.remark(job, f"The job “{job.title}” is {25 * quarter} % done.")
-    async def _answer(self, worker: Worker, job: Job, message: dict) -> None:
+    async def _answer(self, worker, job: Job, message: dict) -> None:
         try:
             if message["what"] not in ASKED: raise PianolaError(f"Nobody here answers {message['what']!r}.")
             worker.send(answer=message["ask"], value=await ASKED[message["what"]](job, message["args"]))
@@ -2736,10 +2528,12 @@ class Jobs:
             await asyncio.sleep(0.5)
             await self._save([j for j in self.live.values() if j.dirty])
     async def _save(self, jobs: list[Job], ended: str | None = None) -> None:
+        columns = "state=?, done=?, total=?, note=?, log=?, checkpoint=?, error=?, trace=?, ended=?"
         def save():
             for j in jobs:
-                self.db.do("update job set state=?, done=?, total=?, note=?, log=?, checkpoint=?, error=?, trace=?, ended=? where id=?",
-                           j.state, j.done, j.total, j.note, "\n".join(j.log), to_json(j.checkpoint), j.error, j.trace, ended, j.id)
+                log, kept = "\n".join(j.log), to_json(j.checkpoint)
+                values = j.state, j.done, j.total, j.note, log, kept, j.error, j.trace, ended
+                self.db.do(f"update job set {columns} where id=?", *values, j.id)
         for job in jobs: job.dirty = False
         if jobs: await self.db.write(save)
 
@@ -2766,8 +2560,10 @@ class Jobs:
         self.closing = True
         if self._task: self._task.cancel()
         for wake in self._wakes: wake.set()
-        for worker in [*itertools.chain(*self.idle.values()), *(j.worker for j in self.live.values() if j.worker)]: worker.kill()
-
+        for workers in self.idle.values():
+            for worker in workers: worker.kill()
+        for job in self.live.values():
+            if job.worker: job.worker.kill()
 
 # ----------------------------------------------------------------------------------------------------------------------
 #   ___ ___ _   _ ___                                                                                             figlet
@@ -2792,7 +2588,6 @@ class Crud(App):
     `per = "profile"` makes rows belong to the current profile. `selectable` adds `.select`: one row is the current one.
     `samples` are names people might use, from which a small model learns how the actions are asked for.
     """
-
     table: type
     per, selectable, samples = "", False, ()
 
@@ -2832,8 +2627,8 @@ class Crud(App):
         for name, (kind, default) in self.fields.items():
             if name not in have: db.do(f'alter table "{self.one}" add column "{name}" {self._column(kind, default)}')
         scope = f"{self.per}_id, " if self.per else ""
-        for on in ("position",
-                   "name"): db.do(f'create index if not exists "{self.one}_{on}" on "{self.one}"({scope}{on})')
+        for on in ("position", "name"):
+            db.do(f'create index if not exists "{self.one}_{on}" on "{self.one}"({scope}{on})')
     def _column(self, kind, default) -> str:
         column = "integer" if kind is int else COLUMN.get(input_kind(kind)[0], "text")
         base = column.partition(" ")[0]
@@ -2842,7 +2637,6 @@ class Crud(App):
         return f"{base} not null default '{quoted}'" if quoted else column
 
     # what is where
-
     def _scope(self) -> tuple[str, tuple]:
         return (f"{self.per}_id=?", (self.owner(),)) if self.per else ("1", ())
 
@@ -2852,7 +2646,8 @@ class Crud(App):
 
     def all_rows(self, owner: int) -> list[dict]:
         "All rows of an owner, in their order"
-        return [self._shown(r) for r in here().db.q(f'select * from "{self.one}" where {self.per}_id=? order by position, id', owner)]
+        sql = f'select * from "{self.one}" where {self.per}_id=? order by position, id'
+        return [self._shown(r) for r in here().db.q(sql, owner)]
     def _get(self, id: int) -> dict:
         where, params = self._scope()
         row = here().db.one(f'select * from "{self.one}" where id=? and {where}', id, *params)
@@ -2872,7 +2667,8 @@ class Crud(App):
             if db.one(f'select id from "{self.one}" where id=? and {where}', int(wanted), *params): return int(wanted)
         exact = db.q(f'select id, name from "{self.one}" where name=? and {where} limit 11', str(wanted), *params)
         if not exact and str(wanted).isdecimal():
-            raise ConflictError(f"There is no {self.one} {shorten(wanted, 20)}.", "It may have been deleted.", candidates=[])
+            cause = f"There is no {self.one} {shorten(wanted, 20)}."
+            raise ConflictError(cause, "It may have been deleted.", candidates=[])
         rows = exact or db.q(f'select id, name from "{self.one}" where {where} order by position', *params)
         return pick_by_name(wanted, [(r["id"], r["name"]) for r in rows], self.one)
     def _resolve(self, args: dict) -> dict:
@@ -2884,7 +2680,6 @@ class Crud(App):
         return self._get(args["id"])["name"] if args.get("id") else str(args.get("name", ""))
 
     # the seven actions, and select
-
     def list_rows(self, search: str = "", limit: int = ROWS_SHOWN, offset: int = 0) -> dict:
         "List the rows, or search them"
         where, params = self._scope()
@@ -2893,15 +2688,15 @@ class Crud(App):
             where += " and (" + " or ".join(f'instr(fold("{n}"), ?)' for n in texts) + ")"
             params += (search.casefold(),) * len(texts)
         total = here().db.one(f'select count(*) as n from "{self.one}" where {where}', *params)["n"]
-        rows = here().db.q(f'select * from "{self.one}" where {where} order by position, id limit ? offset ?', *params,
-                           limit, offset)
+        sql = f'select * from "{self.one}" where {where} order by position, id limit ? offset ?'
+        rows = here().db.q(sql, *params, limit, offset)
         return {"rows": [self._shown(r) for r in rows], "total": total}
 
     def names(self) -> list[str]:
         "All names, in their order"
         where, params = self._scope()
-        return [r["name"] for r in here().db.q(f'select name from "{self.one}" where {where} order by position, id',
-                                               *params)]
+        sql = f'select name from "{self.one}" where {where} order by position, id'
+        return [r["name"] for r in here().db.q(sql, *params)]
 
     def read_row(self, id: RowId) -> dict:
         "One row"
@@ -2924,8 +2719,8 @@ class Crud(App):
     def toggle_row(self, id: RowId, field: str = "") -> dict:
         "Switch a row between open and done, or another yes-or-no field"
         name = field or self.bools[0]
-        if name not in self.bools: raise InvalidError(f"{name!r} cannot be toggled.",
-                                                      fields={"field": f"one of {', '.join(self.bools)}"})
+        if name not in self.bools:
+            raise InvalidError(f"{name!r} cannot be toggled.", fields={"field": f"one of {', '.join(self.bools)}"})
         here().db.do(f'update "{self.one}" set "{name}"=1-"{name}" where id=?', id)
         return self._get(id)
 
@@ -2946,8 +2741,8 @@ class Crud(App):
         skip = max(position - 1, 0) if position >= 0 else 1 << 40
         sql = f'select position as p from "{self.one}" where {where} and id != ? order by position, id'
         near = db.q(f"{sql} limit 2 offset ?", *params, id, max(skip - 1, 0))
-        if skip > 0 and not near: near = db.q(f"{sql.replace('position, id', 'position desc, id desc')} limit 1",
-                                              *params, id)
+        last = sql.replace("position, id", "position desc, id desc")
+        if skip > 0 and not near: near = db.q(f"{last} limit 1", *params, id)
         before, after = _neighbours([r["p"] for r in near], skip > 0)
         middle = (before + after) / 2
         if before < middle < after: db.do(f'update "{self.one}" set position=? where id=?', middle, id)
@@ -2964,8 +2759,8 @@ class Crud(App):
         sql = f'select id from "{self.one}" where {where} and id != ? order by position, id'
         ids = [r["id"] for r in here().db.q(sql, *params, id)]
         ids.insert(min(skip, len(ids)), id)
-        for number, each in enumerate(ids, 1): here().db.do(f'update "{self.one}" set position=? where id=?', number,
-                                                            each)
+        for number, each in enumerate(ids, 1):
+            here().db.do(f'update "{self.one}" set position=? where id=?', number, each)
 
     def select_row(self, id: RowId) -> dict:
         "Make a row the current one"
@@ -2973,8 +2768,8 @@ class Crud(App):
         chosen[self.one] = id
         return row
     def _stored(self, row: dict) -> dict:
-        return {n: to_json(v) if isinstance(v, list) else v.isoformat() if isinstance(v, dt.date) else v for n,
-                v in row.items()}
+        return {n: to_json(v) if isinstance(v, list) else v.isoformat() if isinstance(v, dt.date) else v
+                for n, v in row.items()}
 
     def actions(self) -> list[Action]:
         "The seven actions by the table's name, and the app's own"
@@ -2995,17 +2790,15 @@ class Crud(App):
                             offset=(Annotated[int, Field(ge=0)], 0))
     def _row_form(self, partial: bool) -> type[BaseModel]:
         name = Annotated[str, pydantic.StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
-        kinds = {n: (name if n == "name" else kind, None if partial else default) for n,
-                 (kind, default) in self.fields.items()}
-        blank = pydantic.BeforeValidator(lambda v: None if v == "" else v)
-        kinds = {n: (Annotated[k, blank] if "date" in str(k) or k in (int, float) else k, d) for n,
-                 (k, d) in kinds.items()}
+        blank, kinds = pydantic.BeforeValidator(lambda v: None if v == "" else v), {}
+        for n, (kind, default) in self.fields.items():
+            if "date" in str(kind) or kind in (int, float): kind = Annotated[kind, blank]
+            kinds[n] = name if n == "name" else kind, None if partial else default
         return create_model(f"{self.one}.{'set' if partial else 'insert'}", __base__=Args, **kinds)
     def _update_form(self) -> type[BaseModel]:
         return create_model(f"{self.one}.update", __base__=Args, id=(RowId, ...), set=(self._row_form(True), ...))
 
     # the page
-
     def page(self, view: View):
         "A form for a new row, a search box, the rows, pages past 200"
         more = [AppLink(a.title, a.name) for a in here().apps.values() if a.for_tables]
@@ -3017,11 +2810,10 @@ class Crud(App):
         inputs = [Labelled(form, n, kind, None if default is ... else default, required=default is ...)
                   for n, (kind, default) in self.fields.items() if kind is not bool]
         new = ActionForm(f"{self.one}.insert", *inputs, button="Add", id=form, reset=True)
-        search = Input(type="search", name="search", value=view.search, placeholder=f"Search {self.title.lower()}",
-                       id=f"{self.one}-search",
-                       aria_label=f"Search {self.title.lower()}", hx_get=f"/app/{self.name}",
-                       hx_trigger="input changed delay:200ms, search",
-                       hx_target=f"#{self.one}-part", hx_select=f"#{self.one}-part", hx_swap="outerMorph")
+        hint, part = f"Search {self.title.lower()}", f"#{self.one}-part"
+        search = Input(type="search", name="search", value=view.search, placeholder=hint, id=f"{self.one}-search",
+                       aria_label=hint, hx_get=f"/app/{self.name}", hx_trigger="input changed delay:200ms, search",
+                       hx_target=part, hx_select=part, hx_swap="outerMorph")
         return new, Div(search, *more, cls="list-tools"), self._part(view)
     def _part(self, view: View):
         found = self.list_rows(view.search, ROWS_SHOWN, view.offset)
@@ -3043,11 +2835,8 @@ class Crud(App):
         "One row: handle, fields to edit in place, delete"
         id, name = row["id"], row["name"]
         cells = [self._cell(row, n, kind) for n, (kind, _) in self.fields.items()]
-        use = ""
-        if self.selectable:
-            use = Span("in use", cls="badge") if id == chosen.get(self.one,
-                                                                  1) else ActionButton("Use", f"{self.one}.select",
-                                                                                       cls="quiet", id=id)
+        use = ActionButton("Use", f"{self.one}.select", cls="quiet", id=id) if self.selectable else ""
+        if self.selectable and id == chosen.get(self.one, 1): use = Span("in use", cls="badge")
         handle = Button("⠿", type="button", cls="handle", aria_label=f"Move {name} (arrow up or down)")
         kill = ActionButton("×", f"{self.one}.delete", cls="delete", title=f"Delete {name}", id=id)
         return Li(handle, *sorted(cells, key=lambda c: c.attrs.get("type") != "checkbox"), use, kill,
@@ -3055,8 +2844,8 @@ class Crud(App):
                   data_done=str(bool(self.bools and row[self.bools[0]])).lower())
     def _cell(self, row: dict, name: str, kind):
         label = f"{name.replace('_', ' ').capitalize()} of {row['name']}"
-        common = {"aria_label": label, "hx_swap": "none", "hx_trigger": "change",
-                  "id": f"{self.one}-{row['id']}-{name}"}
+        id = f"{self.one}-{row['id']}-{name}"
+        common = {"aria_label": label, "hx_swap": "none", "hx_trigger": "change", "id": id}
         if kind is bool:
             vals = to_json({"id": row["id"], "field": name})
             box = Input(type="checkbox", checked=row[name], hx_post=f"/do/{self.one}.toggle", hx_vals=vals, **common)
@@ -3079,15 +2868,14 @@ class Crud(App):
         if verb == "delete": return [Gone(f"#{self.one}-{id}"), pages]
         if verb in ("update", "toggle"): return [swap(self.row(self._get(id)))]
         if view.offset or total > ROWS_SHOWN: return [pages]
-        row = [Gone(f"#{self.one}-{id}"), self._placed(id)]
-        return [*row, pages]
+        return [Gone(f"#{self.one}-{id}"), self._placed(id), pages]
     def _placed(self, id: int):
         (where, params), row = self._scope(), self.row(self._get(id))
         before = here().db.one(
             f'select id from "{self.one}" where {where} and (position, id) < (select position, id from "{self.one}" '
             "where id=?) order by position desc, id desc", *params, id)
-        return Into(f"#{self.one}-{before['id']}", row, how="afterend") if before else Into(f"#{self.one}-list", row,
-                                                                                            how="afterbegin")
+        if not before: return Into(f"#{self.one}-list", row, how="afterbegin")
+        return Into(f"#{self.one}-{before['id']}", row, how="afterend")
 
 def _neighbours(near: list[float], has_before: bool) -> tuple[float, float]:
     if not near: return 0.0, 2.0
@@ -3100,7 +2888,6 @@ def current_profile() -> int:
     row = db.one("select id from profile order by id != ?, position, id limit 1", wanted)
     return row["id"] if row else 0
 
-
 # ----------------------------------------------------------------------------------------------------------------------
 # __      _____  ___ _  _____ _    _____      _____                                                               figlet
 # \ \    / / _ \| _ \ |/ / __| |  / _ \ \    / / __|
@@ -3108,11 +2895,12 @@ def current_profile() -> int:
 #   \_/\_/ \___/|_|_\_|\_\_| |____\___/ \_/\_/ |___/
 # 12 WORKFLOWS: a Python file that reads like the notebook it came from
 
+
 class Kind(NamedTuple):
     """One kind of result: which values it takes, how they are kept in open formats, and read again.
 
     `save(value, path)` writes files beside `path` (a name without suffix) and returns a record of JSON: `html` for the
-    card, `preview` for the model, `files` to download, `frame` for what may hold script. `load(record, path)` gives the value.
+    card, `preview` for the model, `files` to download, `frame` for what may hold script. `load(record, path)` reads it.
     """
     name: str
     fits: Callable[[Any], bool]
@@ -3121,28 +2909,20 @@ class Kind(NamedTuple):
 
 KINDS: list[Kind] = []                          # the last that fits is taken; plugins with `helps_workers` add theirs
 MAKERS: dict[str, Callable[[Path, Path], None]] = {}    # suffix -> made from the CSV beside it when first downloaded
-READERS: dict[str, Callable[[Path], Any]] = {"Path": lambda path: path, "bytes": Path.read_bytes}  # uploads, by annotation
+READERS: dict[str, Callable] = {"Path": lambda path: path, "bytes": Path.read_bytes}  # uploads, by annotation
 
 def save_result(value, folder: Path, name: str) -> dict:
     "Keep what a step returned as files in `folder`; returns its record; raises PianolaError for what no kind takes"
     kind = next((k for k in reversed(KINDS) if k.fits(value)), None)
-    if not kind: raise PianolaError(f"A step cannot return a {type(value).__name__}.",
-                                    "Return text, numbers, lists, a file, a table or a figure.")
+    if not kind:
+        raise PianolaError(f"A step cannot return a {type(value).__name__}.",
+                           "Return text, numbers, lists, a file, a table or a figure.")
     folder.mkdir(parents=True, exist_ok=True)
     return kind.save(value, folder / name) | {"kind": kind.name}
 
 def load_result(record: dict, folder: Path, name: str):
     "What a step returned, with its type"
     return next(k for k in reversed(KINDS) if k.name == record["kind"]).load(record, folder / name)
-
-def write_file(path: Path, data: bytes) -> None:
-    "Write to the side, sync, rename: a file is there whole or not at all"
-    side = path.with_name(path.name + ".part")
-    with side.open("wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    side.replace(path)
 
 
 @dataclass(frozen=True)
@@ -3162,11 +2942,12 @@ class Step:
     outside: bool
 
 def step(title: str = "", *, say: str = "", danger: Danger = "write", outside: bool = False):
-    "Mark a method as a step; `say` is what the assistant is to say when it is done, `outside` that it fetches foreign text"
+    "Mark a method as a step; `say` is what the assistant says when it is done, `outside` that it fetches foreign text"
     def mark(fn):
         names = sys._getframe(1).f_locals
         if fn.__name__ in names: raise PianolaError(f"Two steps are called {fn.__name__}: {_where(fn)}.", "Rename one.")
-        fn.step = {"title": title or fn.__name__.replace("_", " ").capitalize(), "say": say, "danger": danger, "outside": outside}
+        name = title or fn.__name__.replace("_", " ").capitalize()
+        fn.step = {"title": name, "say": say, "danger": danger, "outside": outside}
         return fn
     return mark
 def _where(fn: Callable) -> str: return f"{Path(fn.__code__.co_filename).name}, line {fn.__code__.co_firstlineno}"
@@ -3186,7 +2967,8 @@ def _step_of(name: str, fn: Callable, earlier: list[str], all_steps: list[str]) 
         if p.name in earlier: needs.append(p.name)
         elif p.name in INJECTED: continue
         elif p.name in all_steps and p.annotation is p.empty and p.default is p.empty:
-            raise PianolaError(f"{name} needs {p.name}, which is not done before it: {_where(fn)}.", "Move it up, or rename the parameter.")
+            raise PianolaError(f"{name} needs {p.name}, which is not done before it: {_where(fn)}.",
+                               "Move it up, or rename the parameter.")
         elif p.name == "run": raise PianolaError(f"A parameter cannot be called run: {_where(fn)}.", "Rename it.")
         elif p.annotation is p.empty and p.default is p.empty:
             raise PianolaError(f"Nobody knows {p.name}, a parameter of {name}: {_where(fn)}.",
@@ -3195,8 +2977,8 @@ def _step_of(name: str, fn: Callable, earlier: list[str], all_steps: list[str]) 
     asked = {n: (k | None, None) if n in files or n in lists else (k, d) for n, (k, d) in fields.items()}
     form = create_model(name, __base__=Args, **asked, run=(str | None, None))
     given = tuple(p.name for p in parameters if p.name in INJECTED)
-    return Step(name, fn.step["title"], fn, fn.step["say"], fn.step["danger"], form, fields, tuple(needs), given, files, lists,
-                outside or bool(files))
+    return Step(name, fn.step["title"], fn, fn.step["say"], fn.step["danger"], form, fields, tuple(needs), given, files,
+                lists, outside or bool(files))
 def _field_of(p: inspect.Parameter, files: dict, lists: dict) -> tuple:
     kind = p.annotation if p.annotation is not p.empty else type(p.default)
     name = getattr(kind, "__name__", str(kind))
@@ -3208,11 +2990,10 @@ def _field_of(p: inspect.Parameter, files: dict, lists: dict) -> tuple:
         return list[dict], None
     return kind, ... if p.default is p.empty else p.default
 
+
 class RunRows(Crud):
     "A `list[SomeDataclass]` parameter: a table whose rows belong to the open run"
-
     per = "run"
-
     def __init__(self, flow: "Workflow", kind: type):
         self.flow, self.table, self.name, self.title = flow, kind, flow.name, kind.__name__
 
@@ -3223,15 +3004,13 @@ class RunRows(Crud):
 
 
 class Workflow(App):
-    """Steps that people walk through as cards: see `step`. Its docstring is the lead, `limit` how many of its steps run at once.
+    """Steps that people walk through as cards: see `step`. Its docstring is the lead, `limit` how many run at once.
 
     A run is one pass through it. Each step is an action, `{app}.{step}`, so the model can fill in and run it too.
     """
-
     limit, marked = 2, {}
     prompt = "Fill in and run a step only when the person asks for it."
     cards = staticmethod(lambda flow, view: PageHead(flow.title))  # a plugin puts here what makes the cards
-
     def __init_subclass__(cls):
         own = {n: fn for n, fn in vars(cls).items() if hasattr(fn, "step")}
         cls.marked = {**cls.marked, **own}
@@ -3245,30 +3024,34 @@ class Workflow(App):
 
     def actions(self) -> list[Action]:
         "One action a step, those of its lists, and its own"
-        keys = [Action(f"{self.name}.{s.name}", functools.partial(self._run, s), s.form, f"{s.title} (step {i} of {self.title})",
-                       _phrases(s, i), s.danger, self.name, outside=s.outside, finish=self._finish)
-                for i, s in enumerate(self.steps, 1)]
-        return keys + [k for t in self.tables for k in t.actions()] + super().actions()
+        keys = []
+        for i, s in enumerate(self.steps, 1):
+            doc, run = f"{s.title} (step {i} of {self.title})", functools.partial(self._run, s)
+            keys.append(Action(f"{self.name}.{s.name}", run, s.form, doc, _phrases(s, i), s.danger, self.name,
+                               outside=s.outside, finish=self._finish))
+        return keys + [key for table in self.tables for key in table.actions()] + super().actions()
 
     # runs
-
     def open_run(self, key: str = "", make: bool = False) -> dict | None:
-        "The run called `key`, else the one this tab looks at, else the one changed last; `make` one if there is none (in the writer)"
+        "The run called `key`, else the one this tab looks at, else the newest; `make` one if there is none"
         db, sql = here().db, "select * from run where app=? and "
         if key:
             rows = db.q(f"{sql} (key=? or name=?)", self.name, key, key)
-            if len(rows) != 1: raise ConflictError(f"{len(rows) or 'No'} runs of {self.title} are called {shorten(key, 60)!r}.", "Give its key.")
-            return rows[0]
+            if len(rows) == 1: return rows[0]
+            cause = f"{len(rows) or 'No'} runs of {self.title} are called {shorten(key, 60)!r}."
+            raise ConflictError(cause, "Give its key.")
         view = here().chat.tabs.get(calling.get().tab).view if calling.get().tab else View()
         run = db.one(f"{sql} key=?", self.name, view.run) if view.app == self.name and view.run else None
-        run = run or db.one(f"{sql} profile_id=? and not archived order by changed desc, id desc", self.name, current_profile())
+        newest = f"{sql} profile_id=? and not archived order by changed desc, id desc"
+        run = run or db.one(newest, self.name, current_profile())
         return run or (self.new_run() if make else None)
 
     def new_run(self, name: str = "") -> dict:
         "Begin a run, in the writer"
         db, key = here().db, secrets.token_urlsafe(6).replace("_", "x").replace("-", "y")
         name = name or f"{self.title}, {dt.datetime.now():%d %B %H:%M}"
-        id = db.insert("run", key=key, name=name, app=self.name, profile_id=current_profile(), created=now(), changed=now(), position=time.time())
+        row = {"key": key, "name": name, "app": self.name, "profile_id": current_profile(), "position": time.time()}
+        id = db.insert("run", **row, created=now(), changed=now())
         return db.one("select * from run where id=?", id)
 
     def folder(self, run: dict) -> Path:
@@ -3278,10 +3061,10 @@ class Workflow(App):
     def done(self, run: dict | None) -> dict[str, dict]:
         "What is known of each step of a run, by name: state, inputs, record, error"
         rows = here().db.q("select * from run_step where run_id=?", run["id"]) if run else []
-        return {r["step"]: r | {"inputs": json.loads(r["inputs"]), "record": json.loads(r["record"] or "{}")} for r in rows}
+        return {r["step"]: r | {"inputs": json.loads(r["inputs"]), "record": json.loads(r["record"] or "{}")}
+                for r in rows}
 
     # running a step
-
     async def _run(self, one: Step, run: str | None = None, **args) -> dict:
         call, p = calling.get(), here()
         resumed = p.db.one("select * from job where id=?", call.resume) if call.resume else None
@@ -3298,9 +3081,11 @@ class Workflow(App):
             await p.db.write(self._keep, opened, one, order["args"], kept)
             p.redraw(self.name)
             raise
-        if one.say and p.models.current: await p.chat.ask(f"(The step “{one.title}” is done: {record['preview']}. {one.say})", call.tab)
+        if one.say and p.models.current:
+            await p.chat.ask(f"(The step “{one.title}” is done: {record['preview']}. {one.say})", call.tab)
         elif time.monotonic() - began > 3: p.chat.remark(f"The job “{job.title}” is done: {record['preview']}.")
-        self._records[call.journal] = opened, one, order["args"], {"record": to_json(record), "state": "done", "seconds": time.monotonic() - began}
+        came = {"record": to_json(record), "state": "done", "seconds": time.monotonic() - began}
+        self._records[call.journal] = opened, one, order["args"], came
         return {"run": opened["key"], "step": one.title, "preview": record["preview"], "files": record.get("files", [])}
     @functools.cached_property
     def _records(self) -> dict: return {}
@@ -3316,7 +3101,8 @@ class Workflow(App):
         for name in one.files:
             args[name] = args.get(name) or before.get(name)
             if args[name]: args[name] = str(_kept_upload(args[name], folder / "files"))
-            elif one.inputs[name][1] is ...: raise InvalidError("A file is missing.", "Choose one.", fields={name: "Choose a file."})
+            elif one.inputs[name][1] is ...:
+                raise InvalidError("A file is missing.", "Choose one.", fields={name: "Choose a file."})
         for name, kind in one.lists.items():
             table = next(t for t in self.tables if t.table is kind)
             if args.get(name) is None: args[name] = [{k: r[k] for k in table.fields} for r in table.all_rows(run["id"])]
@@ -3328,12 +3114,15 @@ class Workflow(App):
     def _keep(self, run: dict, one: Step, inputs: dict, values: dict) -> None:
         "What came of a step, in the writer; what was done after it is stale, and what was done before it folds"
         db = here().db
-        values = {"record": None, "error": None, "trace": None, "seconds": 0, "folded": 0} | values | {"inputs": to_json(inputs), "at": now()}
+        values = {"record": None, "error": None, "trace": None, "seconds": 0, "folded": 0, **values,
+                  "inputs": to_json(inputs), "at": now()}
         columns = ", ".join(values)
-        db.do(f"insert into run_step(run_id, step, {columns}) values(?, ?{', ?' * len(values)}) on conflict(run_id, step) do update set "
-              + ", ".join(f"{c}=excluded.{c}" for c in values), run["id"], one.name, *values.values())
+        new, old = "?, " * len(values) + "?, ?", ", ".join(f"{c}=excluded.{c}" for c in values)
+        db.do(f"insert into run_step(run_id, step, {columns}) values({new}) "
+              f"on conflict(run_id, step) do update set {old}", run["id"], one.name, *values.values())
         if proposed := json.loads(values["record"] or "{}").get("rows"): self._propose(run, **proposed)
-        for later in self.after(one): db.do("update run_step set state='stale' where run_id=? and step=? and state='done'", run["id"], later)
+        for later in self.after(one):
+            db.do("update run_step set state='stale' where run_id=? and step=? and state='done'", run["id"], later)
         for need in one.needs if values["state"] == "done" else ():
             db.do("update run_step set folded=1 where run_id=? and step=? and state='done'", run["id"], need)
         db.do("update run set changed=? where id=?", now(), run["id"])
@@ -3342,7 +3131,8 @@ class Workflow(App):
         for found in self.tables:
             if found.table.__name__ != table or found.all_rows(run["id"]): continue
             for at, row in enumerate(rows, 1):
-                here().db.insert(found.one, **found._stored({k: row[k] for k in found.fields}), run_id=run["id"], position=at)
+                kept = found._stored({k: row[k] for k in found.fields})
+                here().db.insert(found.one, **kept, run_id=run["id"], position=at)
 
     def after(self, one: Step) -> list[str]:
         "The steps that build on the result of one, directly or not"
@@ -3353,13 +3143,13 @@ class Workflow(App):
 
     def find_step(self, name: str) -> Step:
         "The step called `name`: by its name, its title, or its number (`step two`, `first card`)"
-        words = re.findall(r"\w+", name.lower())
-        for i, (ordinal, number) in enumerate(zip(ORDINALS, NUMBERS)):
-            if i < len(self.steps) and {ordinal, number, str(i + 1)} & set(words) and set(words) <= {ordinal, number, str(i + 1), "step", "card", "the"}: return self.steps[i]
-        return self.steps[pick_by_name(name, [(i, n) for i, s in enumerate(self.steps) for n in {s.name, s.title}], "step")]
+        words = set(re.findall(r"\w+", name.lower()))
+        for step, *numbers in zip(self.steps, ORDINALS, NUMBERS, map(str, itertools.count(1))):
+            if words & set(numbers) and words <= {*numbers, "step", "card", "the"}: return step
+        named = [(i, n) for i, s in enumerate(self.steps) for n in {s.name, s.title}]
+        return self.steps[pick_by_name(name, named, "step")]
 
     # the page
-
     def address(self, view: View) -> str:
         "With the key of the open run"
         run = self.open_run()
@@ -3371,9 +3161,10 @@ class Workflow(App):
         done = self.done(run)
         for i, s in enumerate(self.steps, 1):
             known = done.get(s.name, {})
-            came = {"done": f"done: {shorten(known.get('record', {}).get('preview', ''), 200)}", "failed": f"failed: {shorten(known.get('error'), 200)}",
-                    "stale": "stale: run it again"}.get(known.get("state"), "not done")
-            lines.append(f"step {i} {s.name} ({', '.join(n for n in s.form.model_fields if n != 'run')}) {s.title}: {came}")
+            came = {"done": f"done: {shorten(known.get('record', {}).get('preview', ''), 200)}",
+                    "failed": f"failed: {shorten(known.get('error'), 200)}", "stale": "stale: run it again"}
+            takes = ", ".join(n for n in s.form.model_fields if n != "run")
+            lines.append(f"step {i} {s.name} ({takes}) {s.title}: {came.get(known.get('state'), 'not done')}")
         return (f"The open run is {run['name']}.\n" if run else "No run is open yet.\n") + "\n".join(lines)
 
     def page(self, view: View):
@@ -3391,15 +3182,16 @@ class Workflow(App):
         "A step that ran, a run that was opened or changed: the cards again; a row of a list: that row"
         for table in self.tables:
             if event.action.startswith(f"{table.one}."): return table.shows(event, view)
-        mine = event.app == self.name or event.action.startswith(("run.", "card.", "job.")) or event.action in ("journal.undo", "profile.select")
-        return REFRESH if mine else None
+        ours = event.action.startswith(("run.", "card.", "job.")) or event.action in ("journal.undo", "profile.select")
+        return REFRESH if event.app == self.name or ours else None
 
 ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
 NUMBERS = "one two three four five six seven eight nine ten".split()
 
 def _phrases(one: Step, number: int) -> tuple:
     words, nth = one.title.lower(), NUMBERS[min(number, 10) - 1]
-    return tuple((said, {}) for said in (f"run {words}", f"do step {number}", f"run step {nth}", f"fill in step {nth} and run it"))
+    said = f"run {words}", f"do step {number}", f"run step {nth}", f"fill in step {nth} and run it"
+    return tuple((phrase, {}) for phrase in said)
 def _kept_upload(id: str, folder: Path) -> Path:
     "An upload under the name the person gave it, with the run it was used in"
     if Path(id).is_file() and folder in Path(id).parents: return Path(id)
@@ -3409,7 +3201,6 @@ def _kept_upload(id: str, folder: Path) -> Path:
     kept = folder / (re.sub(r"[^\w. -]", "_", name).strip(". ") or "file")
     if not kept.exists(): shutil.copyfile(path, kept)
     return kept
-
 
 # ----------------------------------------------------------------------------------------------------------------------
 #  ___ _   _   _  ___ ___ _  _ ___                                                                                figlet
@@ -3422,48 +3213,52 @@ def plugin_files(folder: Path) -> list[Path]:
     "The plugins of a folder in their order"
     return sorted(folder.glob("[0-9]*_*.py"))
 
+def some_plugins(folder: Path) -> list[Path]:
+    "The same; raises PianolaError when there are none"
+    if files := plugin_files(folder): return files
+    raise PianolaError(f"There are no plugins in {folder}.", "Set PIANOLA_PLUGINS to a folder with some.")
+
 def import_plugin(file: Path) -> tuple[types.ModuleType, type[App]]:
     "Run a plugin file; returns its module and the one app it defines; raises what the file raises"
     name = f"pianola_plugins.{file.stem.partition('_')[2]}"
     spec = importlib.util.spec_from_file_location(name, file)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    exec(compile(file.read_bytes(), str(file), "exec"), vars(module))  # NOTE: not the loader: its cache misses quick saves
+    # NOTE: not by the loader, whose cache misses quick saves
+    exec(compile(file.read_bytes(), str(file), "exec"), vars(module))
     kinds = [o for o in vars(module).values() if isinstance(o, type) and issubclass(o, App) and o.__module__ == name]
-    if len(kinds) != 1: raise PianolaError(f"{file.name} defines {len(kinds)} apps.",
-                                           "A plugin file holds one subclass of App or Crud.")
-    return module, kinds[0]
+    if len(kinds) == 1: return module, kinds[0]
+    raise PianolaError(f"{file.name} defines {len(kinds)} apps.", "A plugin file holds one subclass of App or Crud.")
 
 
 class BrokenApp(App):
     "What stands in the menu for a plugin that could not be loaded"
-
     def __init__(self, file: Path, error: str, trace: str):
         self.file, self.error, self.trace = file, error, trace
 
     def page(self, view: View):
         "The error and its traceback; the other apps go on"
         fix = f"Correct {self.file.name}: it is loaded again when you save it. Everything else goes on without it."
-        return PageHead(self.title), ErrorCard(f"{self.file.name} could not be loaded", f"{self.error} {fix}",
-                                               self.trace)
+        title = f"{self.file.name} could not be loaded"
+        return PageHead(self.title), ErrorCard(title, f"{self.error} {fix}", self.trace)
 
 
 class Plugins:
     "The registry: loads every `NNN_name.py` of the folder in the order of the numbers"
-
     def __init__(self, folder: Path, keyboard: Keyboard):
         self.folder, self.keyboard = folder, keyboard
         self.apps: dict[str, App] = {}
         self.errors: dict[str, str] = {}
         self.versions: dict[Path, tuple] = {}
+        self.loaded = False     # once all have been
         self._listeners: list[tuple[str, Callable, App]] = []
 
     def load_all(self) -> None:
-        "Load what is there; a file that fails gets a page with its traceback"
-        files = plugin_files(self.folder)
-        if not files: raise PianolaError(f"There are no plugins in {self.folder}.",
-                                         "Set PIANOLA_PLUGINS to a folder with some.")
-        for file in files: self._add(file)
-    def _add(self, file: Path) -> None:
+        "Load what is there"
+        for file in some_plugins(self.folder): self.add(file)
+        self.loaded = True
+
+    def add(self, file: Path) -> None:
+        "Load one; one that fails gets a page with its traceback"
         name = file.stem.partition("_")[2]
         try: app = self._load(file, name)
         except Exception as error:  # a plugin may raise anything; the others go on
@@ -3473,19 +3268,6 @@ class Plugins:
             app.name, app.title = name, f"{name} (broken)"
             self.keyboard.remove(name)
         self.apps[name], self.versions[file] = app, version_of(file)
-
-    def changed(self) -> list[str]:
-        "Load again what was saved since, load what is new, drop what is gone; returns the names of the apps"
-        files = plugin_files(self.folder)
-        touched = [f for f in {*files, *self.versions} if version_of(f) != self.versions.get(f)]
-        for file in touched:
-            name = file.stem.partition("_")[2]
-            self.drop(name)
-            if file in files: self._add(file)
-            else: del self.versions[file]
-        order = [f.stem.partition("_")[2] for f in files]
-        for name in sorted(self.apps, key=order.index): self.apps[name] = self.apps.pop(name)
-        return [f.stem.partition("_")[2] for f in touched]
 
     def drop(self, name: str) -> None:
         "Take an app away: its keys, its listeners, itself"
@@ -3522,7 +3304,6 @@ class Plugins:
         "Tell every app that the server stops"
         for app in self.apps.values(): app.stop()
 
-
 # ----------------------------------------------------------------------------------------------------------------------
 #  ___  ___  _   _ _____ ___ ___                                                                                  figlet
 # | _ \/ _ \| | | |_   _| __/ __|
@@ -3531,8 +3312,8 @@ class Plugins:
 # 14 ROUTES: the page is the server's
 
 HEADERS = [(b"content-security-policy", CSP.encode()), (b"x-content-type-options", b"nosniff"),
-           (b"referrer-policy", b"same-origin"),
-           (b"cross-origin-opener-policy", b"same-origin"), (b"x-frame-options", b"DENY")]
+           (b"referrer-policy", b"same-origin"), (b"cross-origin-opener-policy", b"same-origin"),
+           (b"x-frame-options", b"DENY")]
 
 
 class Gate:
@@ -3540,9 +3321,7 @@ class Gate:
 
     Plain ASGI, so that it holds for the socket's handshake as well and never buffers a stream.
     """
-
     def __init__(self, app, pianola: "Pianola"): self.app, self.pianola = app, pianola
-
     async def __call__(self, scope, receive, send):
         if scope["type"] == "lifespan": return await self.app(scope, receive, send)
         current.set(self.pianola)
@@ -3556,16 +3335,15 @@ class Gate:
             if message["type"] == "websocket.accept": seen["status"] = 101
             if message["type"] == "http.response.start":
                 seen["status"] = message["status"]
-                message["headers"] = [*message["headers"],
-                                      *(h for h in HEADERS if h[0] not in dict(message["headers"]))]
+                given = dict(message["headers"])
+                message["headers"] = [*message["headers"], *(h for h in HEADERS if h[0] not in given)]
             await send(message)
         try: await app(scope, receive, sending)
         finally:
             ms = (time.monotonic() - seen["at"]) * 1000
             level = "DEBUG" if scope["path"].startswith(("/static", "/health")) else "INFO"
-            logger.log(level, "{} {} {} {:.0f} ms {}", scope.get("method", "WS"), quote(scope["path"]), seen["status"],
-                       ms,
-                       actor_of(heads))
+            told = scope.get("method", "WS"), quote(scope["path"]), seen["status"], ms, actor_of(heads)
+            logger.log(level, "{} {} {} {:.0f} ms {}", *told)
     def _refuse(self, scope, heads: dict):
         s = self.pianola.settings
         host, local = heads.get("host", ""), is_loopback(s.host)
@@ -3577,9 +3355,8 @@ class Gate:
             return PlainTextResponse("A page from another site may not use Pianola.", 403)
         if local or scope["path"].startswith("/static") or scope["path"] == "/token": return None
         if is_token(given_token(heads), s.token): return None
-        return RedirectResponse("/token") if "text/html" in heads.get("accept",
-                                                                      "") else PlainTextResponse("A token is needed.",
-                                                                                                 401)
+        if "text/html" in heads.get("accept", ""): return RedirectResponse("/token")
+        return PlainTextResponse("A token is needed.", 401)
 
 def is_loopback(host: str) -> bool:
     "Whether an address is this machine only"
@@ -3597,8 +3374,8 @@ def token_cookie(token: str) -> str:
 def given_token(heads: dict) -> str:
     "The token of a request: an Authorization header, or the cookie the token page sets"
     bearer = heads.get("authorization", "").removeprefix("Bearer ")
-    return bearer or next((c.partition("=")[2] for c in heads.get("cookie", "").split("; ")
-                           if c.startswith("pianola_token=")), "")
+    cookies = dict(c.partition("=")[::2] for c in heads.get("cookie", "").split("; "))
+    return bearer or cookies.get("pianola_token", "")
 
 def actor_of(heads) -> Actor:
     "Who asks: our own page (the gate has checked its origin), or a program"
@@ -3611,33 +3388,32 @@ async def read_body(req: Request) -> tuple[dict | None, list]:
     body = bytearray()
     async for chunk in req.stream():
         body += chunk
-        if len(body) > BODY_LIMIT: raise InvalidError("The request is too large.", f"At most {BODY_LIMIT >> 20} MB.",
-                                                      fields={"body": "too large"})
+        if len(body) <= BODY_LIMIT: continue
+        raise InvalidError("The request is too large.", f"At most {BODY_LIMIT >> 20} MB.", fields={"body": "too large"})
     if kind == "application/x-www-form-urlencoded":
         try: return None, parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=2000)
         except ValueError: raise InvalidError("The form has too many fields.", fields={"body": "too many"}) from None
     if not body.strip(): return {}, []
     try: return json.loads(body), []
-    except (ValueError, RecursionError): raise InvalidError("The body is not JSON.",
-                                                            fields={"body": "not JSON"}) from None
+    except (ValueError, RecursionError):
+        raise InvalidError("The body is not JSON.", fields={"body": "not JSON"}) from None
 async def _read_multipart(req: Request) -> list:
     items, limit = [], UPLOAD_LIMIT + BODY_LIMIT
-    too_large = InvalidError("The upload is too large.", f"At most {UPLOAD_LIMIT >> 20} MB.",
-                             fields={"file": "too large"})
-    if int(req.headers.get("content-length") or 0) > limit: raise too_large
+    if int(req.headers.get("content-length") or 0) > limit: raise _too_large()
     parser = MultiPartParser(req.headers, req.stream(), max_files=20, max_fields=2000, max_part_size=BODY_LIMIT)
     try: form = await parser.parse()
     except (MultiPartException, ClientDisconnect, KeyError, ValueError) as error:
-        raise InvalidError("The form cannot be read.", f"{shorten(error, 100)}",
-                           fields={"body": "unreadable"}) from None
+        raise InvalidError("The form cannot be read.", shorten(error, 100), fields={"body": "unreadable"}) from None
     try:
         files = [v for _, v in form.multi_items() if not isinstance(v, str)]
-        if any((f.size or 0) > UPLOAD_LIMIT for f in files): raise too_large
+        if any((f.size or 0) > UPLOAD_LIMIT for f in files): raise _too_large()
         for name, value in form.multi_items():
             if isinstance(value, str): items.append((name, value))
             elif value.filename: items.append((name, (await keep_upload(value.filename, value))["id"]))
     finally: await form.close()
     return items
+def _too_large() -> InvalidError:
+    return InvalidError("The file is too large.", f"At most {UPLOAD_LIMIT >> 20} MB.", fields={"file": "too large"})
 
 async def keep_upload(name: str, source) -> dict:
     "Keep a file under a name of our own: written to the side, synced, renamed, then known to the database"
@@ -3648,9 +3424,7 @@ async def keep_upload(name: str, source) -> dict:
         with side.open("wb") as out:
             while chunk := await source.read(1 << 20):
                 size += len(chunk)
-                if size > UPLOAD_LIMIT: raise InvalidError("The file is too large.",
-                                                           f"At most {UPLOAD_LIMIT >> 20} MB.",
-                                                           fields={"file": "too large"})
+                if size > UPLOAD_LIMIT: raise _too_large()
                 await asyncio.to_thread(out.write, chunk)
             out.flush()
             await asyncio.to_thread(os.fsync, out.fileno())
@@ -3667,10 +3441,12 @@ def upload_path(id: str) -> tuple[Path, str]:
     if not row or not path.is_file(): raise UnknownError("There is no such file.", "Upload it again.")
     return path, row["name"]
 
-def error_reply(req: Request, error: PianolaError, key: Action | None = None) -> Response:
-    "An error for whoever asked: JSON for programs, out-of-band notes at their fields for the page"
+def error_reply(req: Request, error: PianolaError) -> Response:
+    "What a route raised, for whoever asked: JSON for programs, out-of-band notes at their fields for the page"
     if "hx-request" not in req.headers: return JSONResponse({"ok": False, "error": error.as_json()}, error.status)
+    if key and key.finish and error.kind == "failed": return Response(status_code=204)  # its card says it
     form = req.headers.get("hx-source", "").removeprefix("form#") if "form#" in req.headers.get("hx-source", "") else ""
+    key = getattr(req.state, "key", None)
     known = {n.partition(".")[0] for n in key.form.model_fields} if key else set()
     fields = {n: t for n, t in error.extra.get("fields", {}).items() if form and n.partition(".")[0] in known}
     notes = [swap(FieldError(f"{form}-{name.replace('.', '-')}-error", text), "true") for name, text in fields.items()]
@@ -3679,18 +3455,15 @@ def error_reply(req: Request, error: PianolaError, key: Action | None = None) ->
 
 async def do_action(req: Request):
     "`POST /do/{action}`: perform, for the page and for programs"
-    p, name, key = here(), req.path_params["name"], None
-    try:
-        key = p.keyboard.find(name)
-        body, items = await read_body(req)
-        args = decode_form(items, key.form) if body is None else body
-        call = Call(req.headers.get("x-tab", ""))
-        task = asyncio.ensure_future(p.keyboard.perform(actor_of(req.headers), name, args, call))
-        task.add_done_callback(lambda t: t.cancelled() or t.exception())
-        if key.long and req.query_params.get("wait") != "1": await asyncio.wait([task], timeout=1)
-        else: await asyncio.wait([task])
-        outcome = task.result() if task.done() else None
-    except PianolaError as error: return error_reply(req, error, key)
+    p, name = here(), req.path_params["name"]
+    key = req.state.key = p.keyboard.find(name)
+    body, items = await read_body(req)
+    args = decode_form(items, key.form) if body is None else body
+    call = Call(req.headers.get("x-tab", ""))
+    task = asyncio.ensure_future(p.keyboard.perform(actor_of(req.headers), name, args, call))
+    task.add_done_callback(lambda t: t.cancelled() or t.exception())
+    await asyncio.wait([task], timeout=1 if key.long and req.query_params.get("wait") != "1" else None)
+    outcome = task.result() if task.done() else None
     if "hx-request" in req.headers: return Response(status_code=204)
     if not outcome: return JSONResponse({"ok": True, "job": call.journal})
     return Response(to_json(outcome.as_json()), media_type="application/json")
@@ -3705,12 +3478,11 @@ def show_page(req: Request):
     "`GET /` and `GET /app/{app}`: the page; for htmx only `#grid-left`"
     p, name = here(), req.path_params.get("app") or next(iter(here().plugins.apps), "")
     app = p.plugins.apps.get(name)
-    if not app: return error_reply(req, UnknownError(f"There is no app {shorten(name, 40)!r}.",
-                                                     "The menu has all there are."))
+    if not app: raise UnknownError(f"There is no app {shorten(name, 40)!r}.", "The menu has all there are.")
     if "hx-request" in req.headers:
         view = p.chat.tabs.get(req.headers.get("x-tab", "")).view
         look_at(view, name, req.query_params)
-        return Response(html(p.left(view)), media_type="text/html")
+        return Response(html(p.left(view), swap(p.bar(view))), media_type="text/html")
     tab = p.chat.tabs.get(secrets.token_hex(8), name)
     look_at(tab.view, name, req.query_params)
     return Response(p.page(tab), media_type="text/html", headers={"cache-control": "no-store"})
@@ -3732,12 +3504,10 @@ def show_messages(req: Request):
 
 async def chat_stream(req: Request):
     "`POST /chat`: say something as a person would, get the reply as NDJSON"
-    try:
-        body, items = await read_body(req)
-        text = (dict(items) if body is None else body).get("msg") if isinstance(body, dict | None) else None
-        if not isinstance(text, str) or not Chat.clean(text): raise InvalidError("Say something.", 'Send {"msg": "…"}.',
-                                                                             fields={"msg": "missing"})
-    except PianolaError as error: return error_reply(req, error)
+    body, items = await read_body(req)
+    text = (dict(items) if body is None else body).get("msg") if isinstance(body, dict | None) else None
+    if not isinstance(text, str) or not Chat.clean(text):
+        raise InvalidError("Say something.", 'Send {"msg": "…"}.', fields={"msg": "missing"})
     queue: asyncio.Queue = asyncio.Queue()
     await here().chat.hear(text, req.headers.get("x-tab", ""), queue)
     return StreamingResponse(_ndjson(queue), media_type="application/x-ndjson")
@@ -3756,14 +3526,13 @@ def journal_rows(query) -> dict:
     before, limit = str(query.get("before", "")), str(query.get("limit", "100"))
     if before.isdecimal() and len(before) < 16: wheres, params = [*wheres, "id < ?"], [*params, int(before)]
     limit = min(int(limit), 1000) if limit.isdecimal() and len(limit) < 9 else 100
-    sql = f"select *, changeset is not null as undoable from journal where {' and '.join(wheres)} order by id desc limit ?"
+    sql = f"{JOURNAL} where {' and '.join(wheres)} order by id desc limit ?"
     rows = here().db.q(sql, *params, limit)
     return {"rows": [_journal_row(r) for r in rows], "total": total}
 def _journal_row(r: dict) -> dict:
-    return {"id": r["id"], "at": r["at"], "actor": r["actor"], "app": r["app"], "action": r["action"],
-            "args": json.loads(r["args"]),
-            "ok": r["state"] == "done", "state": r["state"], "result": _parsed(r["result"]), "error": r["error"],
-            "undone": r["undone"], "undoable": bool(r["undoable"]) and not r["undone"]}
+    plain = {n: r[n] for n in ("id", "at", "actor", "app", "action", "state", "error", "undone")}
+    return plain | {"args": json.loads(r["args"]), "ok": r["state"] == "done", "result": _parsed(r["result"]),
+                    "undoable": bool(r["undoable"]) and not r["undone"]}
 def _parsed(text: str | None):
     try: return json.loads(text) if text else None
     except ValueError: return text  # a result too long to keep was cut
@@ -3775,42 +3544,39 @@ def show_journal(req: Request):
 
 async def take_upload(req: Request):
     "`POST /upload`: keep a file, answer its id"
-    try:
-        before = {row["id"] for row in here().db.q("select id from upload")}
-        new = [id for _, id in await _read_multipart(req) if id not in before
-               and here().db.one("select id from upload where id=?", id)]
-        if not new: raise InvalidError("No file came.", "Send one as multipart/form-data.", fields={"file": "missing"})
-        return JSONResponse({"ok": True, "id": new[0], "ids": new})
-    except PianolaError as error: return error_reply(req, error)
+    before = {row["id"] for row in here().db.q("select id from upload")}
+    new = [id for _, id in await _read_multipart(req) if id not in before
+           and here().db.one("select id from upload where id=?", id)]
+    if not new: raise InvalidError("No file came.", "Send one as multipart/form-data.", fields={"file": "missing"})
+    return JSONResponse({"ok": True, "id": new[0], "ids": new})
 
 def send_file(req: Request):
     "`GET /file/{id}`: an upload or an export, always as an attachment"
-    try: path, name = upload_path(req.path_params["id"])
-    except PianolaError as error: return error_reply(req, error)
+    path, name = upload_path(req.path_params["id"])
     return FileResponse(path, media_type="application/octet-stream", filename=name)
 
 async def send_result(req: Request):
     "`GET /file/{run}/{name}`: a file of a run's results, always as an attachment"
-    try: path = await asyncio.to_thread(run_file, req.path_params["run"], req.path_params["name"])
-    except PianolaError as error: return error_reply(req, error)
-    if not path: return error_reply(req, UnknownError("There is no such file."))
+    path = await asyncio.to_thread(run_file, req.path_params["run"], req.path_params["name"])
     return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
 def show_frame(req: Request):
     "`GET /frame/{run}/{name}`: what a step returned as HTML, for a frame that may reach nothing"
     path = run_file(req.path_params["run"], req.path_params["name"])
-    if not path or path.suffix != ".html": return error_reply(req, UnknownError("There is no such frame."))
-    return FileResponse(path, media_type="text/html", headers={"content-security-policy": FRAME_CSP, "x-frame-options": "SAMEORIGIN"})
+    if path.suffix != ".html": raise UnknownError("There is no such frame.")
+    heads = {"content-security-policy": FRAME_CSP, "x-frame-options": "SAMEORIGIN"}
+    return FileResponse(path, media_type="text/html", headers=heads)
 
-def run_file(run: str, name: str) -> Path | None:
-    "A file of a run; None if there is none, or the name leads elsewhere"
+def run_file(run: str, name: str) -> Path:
+    "A file of a run, made first if it can be; raises UnknownError if there is none, or the name leads elsewhere"
     folder = here().settings.data.resolve() / "runs" / run
     path = (folder / name).resolve()
-    if not re.fullmatch(r"\w{4,20}", run) or path.parent != folder: return None
+    if not re.fullmatch(r"\w{4,20}", run) or path.parent != folder: raise UnknownError("There is no such file.")
     maker, table = MAKERS.get(path.suffix), path.with_suffix(".csv")
     old = not path.is_file() or table.is_file() and path.stat().st_mtime < table.stat().st_mtime
     if maker and table.is_file() and old: maker(table, path)
-    return path if path.is_file() else None
+    if not path.is_file(): raise UnknownError("There is no such file.")
+    return path
 
 def stream_events(req: Request):
     "`GET /events?tab=`: the progress of all jobs a tab shows, as Server-Sent Events; ends with them"
@@ -3829,12 +3595,10 @@ def stream_job(req: Request):
     "`GET /jobs/{id}/events`: the progress of one job as JSON, for scripts; ends with it"
     p, id = here(), int(req.path_params["id"])
     row = p.db.one("select * from job where id=?", id)
-    if not row: return error_reply(req, UnknownError(f"There is no job {id}."))
+    if not row: raise UnknownError(f"There is no job {id}.")
     async def parts():
         async for batch in p.jobs.follow(lambda job: job.id == id, last_event(req)):
-            for number, job, what in batch:
-                told = {"preview": what["result"].get("preview")} if "result" in what else what
-                yield sse(number, to_json({"id": id, "state": job.state, **told}))
+            for number, job, what in batch: yield sse(number, to_json({"id": id, "state": job.state, **what}))
         end = p.db.one("select id, state, done, total, note, error from job where id=?", id)
         yield f"event: done\ndata: {to_json(end)}\n\n"
     return StreamingResponse(parts(), media_type="text/event-stream", headers={"cache-control": "no-store"})
@@ -3850,20 +3614,14 @@ def last_event(req: Request) -> int:
 
 def show_context(req: Request):
     "`GET /context`: what the model was last sent, layer by layer, message by message, and what was dropped"
-    chat = here().chat
-    report = {"model": here().models.current, "tokens": chat.last_context.tokens if chat.last_context else 0,
-              "budget": here().models.context_length, "dropped": chat.conversation.dropped(),
-              "parts": chat.last_context.report if chat.last_context else [], "events_sent": here().models.hears_events}
-    if "text/html" not in req.headers.get("accept", ""): return JSONResponse(report)
-    rows = [(r["part"], r.get("role", "system"), r["tokens"], Div(r["text"], cls="text")) for r in report["parts"]]
-    head = (f"{report['tokens']} of {report['budget']} tokens (estimated), {report['dropped']} messages dropped, "
-            f"sent to {report['model']}.")
-    page = Html(Head(Title("What the model was sent"), Link(rel="icon", href="/static/favicon.svg"),
-                     Link(rel="stylesheet", href="/static/vendor/pico.min.css"),
-                     Link(rel="stylesheet", href="/static/app.css")),
-                Body(Main(PageHead("What the model was last sent", head),
-                          DataTable(("Part", "Role", "Tokens", "Text"), rows, "Context"), cls="plain")), lang="en")
-    return Response(html(page), media_type="text/html")
+    if "text/html" in req.headers.get("accept", ""): return RedirectResponse("/app/context")
+    return JSONResponse(context_report())
+
+def context_report() -> dict:
+    "What the model was last sent, as `GET /context` gives it"
+    models, last = here().models, here().chat.last_context or Context([], [], 0, False)
+    return {"model": models.current, "tokens": last.tokens, "budget": chosen["context"], "parts": last.report,
+            "dropped": here().conversation.dropped(), "events_sent": models.hears_events}
 
 def show_health(req: Request):
     "`GET /health`: is it well, with which model and plugins"
@@ -3881,8 +3639,7 @@ async def token_page(req: Request):
         reply.set_cookie("pianola_token", token_cookie(given), httponly=True, samesite="strict")
         return reply
     form = Form(Label("Token", Input(type="password", name="token", required=True)), Button("Enter"), method="post",
-                action="/token",
-                enctype="application/x-www-form-urlencoded")
+                action="/token", enctype="application/x-www-form-urlencoded")
     page = Html(Head(Title("Token"), Link(rel="stylesheet", href="/static/vendor/pico.min.css")),
                 Body(Main(H1("Token"), form, cls="container")))
     return Response(html(page), 401 if given else 200, media_type="text/html")
@@ -3900,7 +3657,8 @@ async def serve_socket(socket: WebSocket):
     tab.lines.add(line)
     pump = asyncio.create_task(line.pump(socket))
     try:
-        while (frame := await socket.receive())["type"] == "websocket.receive": await _take_frame(p, tab, frame.get("text"))
+        while (frame := await socket.receive())["type"] == "websocket.receive":
+            await _take_frame(p, tab, frame.get("text"))
     finally:
         tab.lines.discard(line)
         pump.cancel()
@@ -3924,7 +3682,6 @@ def add_routes(app: FastHTML) -> None:
     app.router.routes.append(WebSocketRoute("/ws", serve_socket))
     app.router.routes.append(Mount("/static", StaticFiles(directory=HERE / "static")))
 
-
 # ----------------------------------------------------------------------------------------------------------------------
 #  ___ ___ _____   _____ ___                                                                                      figlet
 # / __| __| _ \ \ / / __| _ \
@@ -3932,9 +3689,9 @@ def add_routes(app: FastHTML) -> None:
 # |___/___|_|_\ \_/ |___|_|_\
 # 15 SERVER: put together, started, stopped
 
+
 class Pianola:
     "One running app: every section's object, and what goes to the open pages after each event"
-
     def __init__(self, settings: Settings):
         self.settings = settings
         self.db = Database(settings.data)
@@ -3951,7 +3708,7 @@ class Pianola:
         "Open the data folder, load the plugins, begin to answer"
         current.set(self)
         self._sinks = setup_logging(self.settings)
-        show_phase("start")
+        if self.settings.verbose: show_figlet("start", "mini")
         await asyncio.to_thread(self.db.open)
         self.loop = asyncio.get_running_loop()
         await self.db.write(lambda: (self.conversation.interrupt(), self.keyboard.interrupt(), self.jobs.interrupt()))
@@ -3964,7 +3721,6 @@ class Pianola:
         self.jobs.remark = lambda job, text: self.chat.remark(text)
         self.jobs.helpers = [str(a.file) for a in self.plugins.apps.values() if a.helps_workers]
         self.jobs.start()
-        self._watching = asyncio.create_task(self._watch())
         if self.settings.verbose: self._show_tables()
         self.chat.start()
         self.models.start(self.settings.warm)
@@ -3972,7 +3728,6 @@ class Pianola:
     async def close(self) -> None:
         "Stop replies and downloads, tell the plugins, close the data folder; within a second"
         await self.chat.stop()
-        self._watching.cancel()
         self.jobs.close()
         self.keyboard.stop()
         with contextlib.suppress(TimeoutError):
@@ -4003,34 +3758,23 @@ class Pianola:
     def tables(self) -> dict[str, Crud]:
         "All tables of all apps by their name"
         return {t.one: t for a in self.plugins.apps.values() for t in a.tables}
-    async def _watch(self) -> None:
-        "Load plugins again when they are saved, and show the new version wherever one is open"
-        while True:
-            await asyncio.sleep(0.2)
-            for name in await asyncio.to_thread(self.plugins.changed):
-                self.jobs.retire(name)
-                logger.info("Plugin {} was loaded again", name)
-                for tab in self.chat.tabs.open.values():
-                    if tab.view.app not in self.plugins.apps: tab.view = View(next(iter(self.plugins.apps)), tab=tab.id)
-                    tab.send(swap(self.left(tab.view)), swap(self.bar(tab.view)))
-
     def redraw(self, app: str) -> None:
         "Show an app again wherever it is open, and let its jobs' progress stream there"
         for tab in self.chat.tabs.open.values():
             if tab.view.app == app and tab.live: tab.send(swap(self.left(tab.view)), *self._stream(tab))
     def _stream(self, tab: Tab) -> list:
         if tab.streams or not any(j.app == tab.view.app for j in self.jobs.live.values()): return []
-        return [swap(Div(id="stream", hidden=True, hx_sse_connect=f"/events?tab={tab.id}", hx_sse_close="done"), "outerHTML")]
+        stream = Div(id="stream", hidden=True, hx_sse_connect=f"/events?tab={tab.id}", hx_sse_close="done")
+        return [swap(stream, "outerHTML")]
 
     # the page
-
     def page(self, tab: Tab) -> str:
         "The whole page for a new tab"
         app = self.plugins.apps[tab.view.app]
         parts, older = self.chat.messages()
         pieces = {"bar": self.bar(tab.view), "left": self.left(tab.view), "app": app,
-                  "messages": MessageList(parts, older),
-                  "status": self.chat.status(), "palette": [a.at_end() for a in [*self.plugins.apps.values()]]}
+                  "messages": MessageList(parts, older), "status": self.chat.status(),
+                  "palette": [a.at_end() for a in [*self.plugins.apps.values()]]}
         return Page(self.settings.app_name, tab.id, chosen["theme"], pieces)
 
     def left(self, view: View):
@@ -4040,16 +3784,15 @@ class Pianola:
         try: inner, url = app.page(view), app.address(view)
         except Exception as error:  # an app's page is plugin code: its error stays on its page
             logger.opt(exception=error).error("The page of {} failed", app.name)
-            inner, url = ErrorCard(f"The page of {app.title} failed", f"{type(error).__name__}: {error}",
-                                   traceback.format_exc()), f"/app/{app.name}"
+            said, url = f"{type(error).__name__}: {error}", f"/app/{app.name}"
+            inner = ErrorCard(f"The page of {app.title} failed", said, traceback.format_exc())
         inner = inner if isinstance(inner, tuple) else (inner,)
-        return Section(*inner, id="grid-left", tabindex="-1", aria_label=app.title, data_app=app.name,
-                       data_url=url,
+        return Section(*inner, id="grid-left", tabindex="-1", aria_label=app.title, data_app=app.name, data_url=url,
                        data_title=app.title)
 
     def bar(self, view: View):
         "The bar at the top: brand, profile, app, search, model, theme"
-        profile, apps = current_profile(), self.plugins.apps
+        profile, apps, look = current_profile(), self.plugins.apps, chosen["theme"]
         profiles = self.db.q("select id, name from profile order by position, id limit 50")
         here_now = next((p["name"] for p in profiles if p["id"] == profile), "none")
         title = apps[view.app].title if view.app in apps else "Apps"
@@ -4062,8 +3805,8 @@ class Pianola:
                    for a in apps.values() if a.menu or a.name == view.app)),
             Button("Search or do… ", Kbd("Ctrl K"), id="open-palette", type="button", cls="quiet"), Span(cls="spacer"),
             Menu("model", self.models.label, "Model", *self.models.menu()),
-            Button(LOOKS[chosen["theme"]], id="theme", type="button", cls="quiet", aria_label=f"Theme: {chosen['theme']}",
-                   title=f"Theme: {chosen['theme']}", data_value=chosen["theme"]), id="nav")
+            Button(LOOKS[look], id="theme", type="button", cls="quiet", aria_label=f"Theme: {look}",
+                   title=f"Theme: {look}", data_value=look), id="nav")
 
     def everything(self, tab: Tab) -> list:
         "What a socket is sent when it opens: all that may have changed while nobody listened"
@@ -4072,7 +3815,6 @@ class Pianola:
                 *self.chat.status_parts(), *self._stream(tab)]
 
     # what an event changes on open pages
-
     def hear(self, event: Event) -> None:
         "Bring every open tab up to date; called once for each event, in commit order"
         if event.action == "app.open" and event.ok: self._open_app(event)
@@ -4096,7 +3838,7 @@ class Pianola:
         tab.view = View(event.args["app"], tab=tab.id)
         tab.send(swap(self.left(tab.view), "outerHTML"), swap(self.bar(tab.view)), *self._stream(tab))
     def _show_key(self, event: Event) -> None:
-        row = self.db.one("select *, changeset is not null as undoable from journal where id=?", event.journal)
+        row = self.db.one(f"{JOURNAL} where id=?", event.journal)
         if row: self.chat.tabs.send(Gone(f"#key-{event.journal}"), Into(f"#m{event.call.message}-keys", PlayKey(row)))
     def _show_question(self, event: Event) -> None:
         row = self.db.one("select * from approval where id=?", event.args["id"])
@@ -4117,7 +3859,7 @@ class Pianola:
             self.chat.tabs.get(event.call.tab).send(Toast(f"Deleted “{shorten(name, 60)}”. ", undo))
         if event.call.approval and event.actor == "model": self._tell_of_approval(event)
     def _show_undone(self, event: Event) -> None:
-        row = self.db.one("select *, changeset is not null as undoable from journal where id=?", event.result["undone"])
+        row = self.db.one(f"{JOURNAL} where id=?", event.result["undone"])
         if row["message"]: self.chat.tabs.send(swap(PlayKey(row)))
         if row["action"] == "chat.clear":
             parts, older = self.chat.messages()
@@ -4130,7 +3872,6 @@ class Pianola:
 
 class NavigationApp(App):
     "Where a tab is"
-
     name = "app"
 
     @action("app.open", undo=False, resolve=lambda args: args | {"app": find_app(args["app"])},
@@ -4160,7 +3901,8 @@ def create_app(settings: Settings | None = None) -> FastHTML:
         yield
         await pianola.close()
     app = FastHTML(default_hdrs=False, canonical=False, sess_cls=None, secret_key="unused: there are no sessions",
-                   title=pianola.settings.app_name, lifespan=lifespan, middleware=[Middleware(Gate, pianola=pianola)])
+                   title=pianola.settings.app_name, lifespan=lifespan, middleware=[Middleware(Gate, pianola=pianola)],
+                   exception_handlers={PianolaError: error_reply})
     app.state.pianola = pianola
     add_routes(app)
     return app
@@ -4198,13 +3940,13 @@ def serve(settings: Settings, reload: bool = False) -> int:
     with contextlib.suppress(KeyboardInterrupt): server.run()
     return 0 if server.started else 1
 def _check_way(settings: Settings) -> None:
-    if not plugin_files(settings.plugins):
-        raise PianolaError(f"There are no plugins in {settings.plugins}.", "Set PIANOLA_PLUGINS to a folder with some.")
+    some_plugins(settings.plugins)
     db = Database(settings.data)
     db.open()
     db.close()
-    if not port_free(settings): raise PianolaError(f"Port {settings.port} is taken by another program.",
-                                                   f"Stop it, or start with PORT={settings.port + 1}.")
+    if port_free(settings): return
+    raise PianolaError(f"Port {settings.port} is taken by another program.",
+                       f"Stop it, or start with PORT={settings.port + 1}.")
 
 def port_free(settings: Settings) -> bool:
     "Whether we could listen"
@@ -4212,8 +3954,9 @@ def port_free(settings: Settings) -> bool:
     with socket.socket(family, socket.SOCK_STREAM) as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try: s.bind((settings.host, settings.port))
-        except socket.gaierror: raise PianolaError(f"HOST={settings.host} is no address of this machine.",
-                                                   "Leave it at 127.0.0.1.") from None
+        except socket.gaierror:
+            cause = f"HOST={settings.host} is no address of this machine."
+            raise PianolaError(cause, "Leave it at 127.0.0.1.") from None
         except OSError: return False
     return True
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from fasthtml.common import Iframe
 
 from server import (
-    H2, A, ActionButton, App, AppLink, Article, Button, Div, ErrorCard, Footer, Header, JobBar, NotStr, P,
+    H2, A, ActionButton, App, Article, Button, Div, ErrorCard, Footer, Header, JobBar, NotStr, P,
     PageHead, PartButton, Small, Span, StepForm, Strong, Table, Tbody, Td, Th, Thead, Tr, View, Workflow, here)
 
 
@@ -121,7 +121,7 @@ def LeftJob(row: dict):
 
 def RunBar(app: str, run: dict | None):
     "Which run is open: its name and key; another, all of them, finalize or unlock"
-    more = AppLink("All runs", "runs", cls="quiet")
+    more = PartButton("All runs", f"/app/runs?app={app}", "grid-left", cls="quiet")
     if not run:
         hint = Span("No run yet: the first step you run begins one.", cls="muted")
         return Div(hint, more, cls="run-bar", id="run-bar")

@@ -26,7 +26,7 @@ from filelock import AsyncFileLock
 
 from server import (
     REFRESH, ActionButton, ActionForm, App, Article, Chunk, DataTable, Labelled, ModelError, ModelInfo, Options, P,
-    PageHead, Progress, Provider, Settings, Small, Span, Usage, View, action, chosen, console, here, one_line, paced,
+    PageHead, Progress, Provider, Settings, Small, Span, Usage, View, action, calling, chosen, console, here, one_line, paced,
     pick_by_name, shorten, silent, swap, too_long)
 
 
@@ -399,6 +399,14 @@ class ModelsPage(App):
         if any(not p.local for p in models.providers.values()):
             items.append(ActionButton("List remote models (asks another machine)", "model.look"))
         return items or [Span("No model yet", cls="muted")]
+
+    @action("chat.again", danger="person", undo=False, heard=False)
+    async def again(self, message: int, embedded: bool = False):
+        "Answer a line once more, if wished with the embedded model"
+        models = here().models
+        if embedded and not models.spare:
+            raise ModelError("No embedded model is here yet.", "Fetch one on the Models page.")
+        here().chat.again(message, models.spare if embedded else "", calling.get().tab)
 
     @action("model.select", danger="person", undo=False)
     def select(self, model: str):

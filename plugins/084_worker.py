@@ -7,20 +7,25 @@ import inspect
 import io
 import itertools
 import json
+import multiprocessing.forkserver
 import os
+import signal
 import sys
 import threading
 import time
 import traceback
+import types
 from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
+from contextvars import copy_context
 from pathlib import Path
 from queue import SimpleQueue
 
 import pydantic
 
 from server import (
-    ASKED, GIVEN, READERS, WORK, App, DataTable, DeniedError, PageHead, PianolaError, Workflow, chosen, here, html,
-    import_plugin, load_result, markdown, save_result, shorten, steps_of, store, to_json)
+    ASKED, GIVEN, HERE, READERS, WORK, App, DataTable, DeniedError, PageHead, PianolaError, Workflow, chosen, here,
+    html, import_plugin, load_result, markdown, save_result, shorten, steps_of, store, to_json, version_of)
+from server import work as begin_work
 
 TOLD_EVERY = 0.02     # seconds between two reports of a step that reports all the time
 SAID_A_SECOND = 50    # printed lines a second that are kept
@@ -37,6 +42,56 @@ class WorkerPage(App):
         told = {name: inspect.getdoc(kind).partition(": ")[2] for name, kind in kinds.items()}
         rows = [(name, told.get(name, "the profile the run is for")) for name in GIVEN]
         return PageHead(self.title, self.__doc__), DataTable(("Name", "What it is"), rows, "What a step may ask for")
+
+
+class Worker:
+    "One process for the steps of one app: the server's end of the pipe"
+
+    def __init__(self, file: Path, helpers: list[str], hear: Callable[["Worker", dict], None]):
+        self.file, self.version, self.job = file, version_of(file), None
+        kind = _nursery()
+        self.conn, theirs = kind.Pipe()
+        self.process = kind.Process(target=begin_work, args=(theirs, helpers), daemon=True)
+        with _no_main(): self.process.start()
+        theirs.close()
+        self._loop, self._hear, self._context = here().loop, hear, copy_context()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def send(self, **message) -> None:
+        "Send an order, an answer or `cancel`; a dead worker hears nothing"
+        with contextlib.suppress(OSError, ValueError): self.conn.send_bytes(to_json(message).encode())
+
+    def _listen(self) -> None:
+        while True:
+            try: message = json.loads(self.conn.recv_bytes())
+            except (EOFError, OSError): message = {"gone": True}
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._hear, self, message, context=self._context)
+            if "gone" in message: return
+
+    def kill(self) -> None:
+        "End it and what it has started, at once"
+        with contextlib.suppress(OSError, AttributeError): os.killpg(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(OSError, ValueError): self.process.kill()
+
+@functools.cache
+def _nursery():
+    "Where workers come from: forked from a process that has loaded us and pandas; on Windows each starts afresh"
+    if sys.platform == "win32": return multiprocessing.get_context("spawn")
+    kind, path = multiprocessing.get_context("forkserver"), os.environ.get("PYTHONPATH")
+    kind.set_forkserver_preload(["server", "pandas"])
+    os.environ["PYTHONPATH"] = str(HERE) + (os.pathsep + path if path else "")
+    with _no_main(): multiprocessing.forkserver.ensure_running()
+    if path is None: del os.environ["PYTHONPATH"]
+    else: os.environ["PYTHONPATH"] = path
+    return kind
+
+@contextlib.contextmanager
+def _no_main():
+    "NOTE: multiprocessing runs the parent's main file again in each child; ours needs nothing from it"
+    main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+    try: yield
+    finally: sys.modules["__main__"] = main
 
 
 class Pipe:
@@ -101,7 +156,7 @@ def _obey(link: Pipe, order: dict) -> None:
         cause = str(error) if isinstance(error, PianolaError) else f"{type(error).__name__}: {shorten(error, 500)}"
         link.tell(error=cause, trace=trace)
 
-WORK.append(work)
+WORK |= {"hire": Worker, "work": work}
 
 
 def run_order(order: dict, link: Pipe) -> dict:

@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import uuid
 import zoneinfo
 from pathlib import Path
@@ -25,7 +26,7 @@ from fasthtml.common import FT, Img
 
 from server import (
     KINDS, MAKERS, READERS, TEXT_LIMIT, App, DataTable, Details, Kind, Li, NotStr, P, PageHead, PianolaError, Span, Strong,
-    Summary, Ul, html, markdown, shorten, to_json, write_file)
+    Summary, Ul, html, markdown, shorten, to_json)
 
 SHOWN, SHOWN_COLUMNS, SHOWN_LEAVES = 50, 60, 2000  # of a table that the card shows, of a tree
 CHUNK = 50_000                                     # rows of a table that are written at once
@@ -43,6 +44,15 @@ class Results(App):
         rows = [(k.name, (inspect.getdoc(k.save) or "").partition("\n")[0]) for k in reversed(KINDS)]
         return PageHead(self.title, inspect.cleandoc(self.__doc__)), DataTable(("Kind", "How it is kept"), rows)
 
+
+def write_file(path: Path, data: bytes) -> None:
+    "Write to the side, sync, rename: a file is there whole or not at all"
+    side = path.with_name(path.name + ".part")
+    with side.open("wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+    side.replace(path)
 
 def pack(value):
     "Values as JSON that comes back as it was: what JSON has no word for is an object with one key that begins with `$`"
@@ -216,7 +226,8 @@ def _save_file(value: Path, path: Path) -> dict:
     "As it is"
     if not value.is_file(): raise PianolaError(f"The step returned {value}, which is no file.", "Write it first.")
     kept = path.parent / (value.name if value.name.startswith(f"{path.name}-") else f"{path.name}-{value.name}")
-    if kept.resolve() != value.resolve(): shutil.copyfile(value, kept)
+    made_for_us = Path(tempfile.gettempdir()) in value.resolve().parents
+    if kept.resolve() != value.resolve(): (shutil.move if made_for_us else shutil.copyfile)(value, kept)
     return {"html": "", "preview": f"the file {value.name}", "files": [kept.name]}
 
 def _load_file(record: dict, path: Path) -> Path | None:
@@ -258,8 +269,9 @@ def _save_frame(value, path: Path) -> dict:
     _write_csv(fields, heads, note["fields"], path.with_suffix(".csv"))
     write_file(path.with_suffix(".types.json"), _dumped(note))
     types = ", ".join(f"{_head(c)} ({t})" for c, t in list(zip(frame.columns, frame.dtypes))[:30])
+    note = str(value.attrs.get("note", ""))
     return {"preview": shorten(f"a table of {len(frame):,} rows and {len(frame.columns)} columns: {types}", 400),
-            "table": _first_rows(frame, levels), "files": [f"{path.name}.csv", f"{path.name}.xlsx"]}
+            "html": html(markdown(note)) if note else "", "table": _first_rows(frame, levels), "files": [f"{path.name}.csv", f"{path.name}.xlsx"]}
 
 def _head(name) -> str: return " / ".join(map(str, name)) if isinstance(name, tuple) else str(name)
 

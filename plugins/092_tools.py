@@ -1,7 +1,7 @@
-"""Tools: how larger models play, by native tool calls."""
+"""Tools: how larger models play, by native tool calls, and all others, by JSON in their words."""
 import contextlib
 
-from server import PLAYS_A_TURN, ActionStream, App, DataTable, PageHead, here
+from server import PLAYS_A_TURN, ActionStream, App, BrokenKey, DataTable, Into, PageHead, Play, Prose, here
 
 TOOLS = [  # general verbs: the table or app is an argument, so the prompt's front never changes
     ("list_rows", "List the rows of a table", {"table": "string", "search": "string"}, ("table",)),
@@ -30,8 +30,8 @@ class Tools(App):
     menu = False
 
     def start(self):
-        "Be the way of models that have tools"
-        here().chat.ways["tools"] = play_tools
+        "Be the way of models that have tools, and of those for which there is no other"
+        here().chat.ways |= {"tools": play_tools, "json": play_json}
 
     def page(self, view):
         "The verbs"
@@ -70,10 +70,10 @@ async def play_tools(turn, model) -> None:
         chunks = model.stream(context.messages, tools=tool_schemas(), options=model.talk)
         async with contextlib.aclosing(chunks):
             async for chunk in chunks:
-                await chat.play_pieces(turn, reply, stream.feed(chunk.text), context)
+                await play_pieces(turn, reply, stream.feed(chunk.text), context.outside)
                 for call in chunk.calls: await _call(turn, reply, call, context.outside)
                 await chat.took(reply, chunk)
-        await chat.play_pieces(turn, reply, stream.close(), context)
+        await play_pieces(turn, reply, stream.close(), context.outside)
         await chat.end_reply()
         if len(turn.played) == before or len(turn.played) >= PLAYS_A_TURN: return
 
@@ -82,3 +82,38 @@ async def _call(turn, reply, call: dict, outside: bool) -> None:
     await reply.save(state="running")
     name, args = tool_action(call["name"], call["args"])
     await here().chat.play(turn, reply, name, args, outside)
+
+
+async def play_json(turn, model) -> None:
+    "Actions inside the reply, played as they come; after actions the model hears the results and goes on"
+    chat = here().chat
+    for _ in range(PLAYS_A_TURN + 1):
+        reply, stream = await chat.begin_reply(turn), ActionStream(set(chat.keyboard.actions))
+        before, broken = len(turn.played), ""
+        context = await chat.context(turn, model)
+        async with contextlib.aclosing(model.stream(context.messages, options=model.talk)) as chunks:
+            async for chunk in chunks:
+                reply.meant(chunk.text)
+                broken = await play_pieces(turn, reply, stream.feed(chunk.text), context.outside) or broken
+                await chat.took(reply, chunk)
+        broken = await play_pieces(turn, reply, stream.close(), context.outside) or broken
+        await chat.end_reply()
+        if broken and not turn.repaired: await _repair(turn, broken)
+        elif len(turn.played) == before or len(turn.played) >= PLAYS_A_TURN: return
+
+async def _repair(turn, why: str) -> None:
+    turn.repaired = True
+    text = f"(That action was not understood: {why}. Write the one JSON object again, correctly, and nothing else.)"
+    await here().chat.whisper(text)
+
+async def play_pieces(turn, reply, pieces: list, outside: bool) -> str:
+    "Show, play or refuse what an ActionStream found; returns what was wrong with a broken one"
+    chat, broken = here().chat, ""
+    for piece in pieces:
+        if isinstance(piece, Prose): reply.write(piece.text)
+        elif isinstance(piece, Play): await chat.play(turn, reply, piece.name, piece.args, outside)
+        else:
+            broken = piece.why
+            reply.broken.append((piece.text, piece.why))
+            chat.tabs.send(Into(f"#m{reply.id}-keys", BrokenKey(piece.text, piece.why)))
+    return broken

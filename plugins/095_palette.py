@@ -5,8 +5,8 @@ import re
 from fasthtml.common import Dialog
 
 from server import (
-    Action, App, Call, DataTable, Details, Div, Input, Into, InvalidError, Li, PageHead, PianolaError, Small, Summary, Toast,
-    Ul, here, markdown, shorten, signature)
+    Action, App, Call, DataTable, Details, Div, Input, Into, InvalidError, Li, PageHead, PianolaError, Small, Summary,
+    Toast, Ul, here, markdown, shorten, signature)
 
 
 class PalettePage(App):

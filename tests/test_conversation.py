@@ -241,7 +241,7 @@ def test_context_shows_what_was_sent(talk):
     texts = [p["text"] for p in report["parts"]]
     assert [p["part"] for p in report["parts"]][0] == "who" and all(t in "".join(m["content"] for m in sent) for t in texts)
     assert report["tokens"] == sum(p["tokens"] for p in report["parts"]) and report["dropped"] == 0
-    page = live.http.get("/context", headers={"accept": "text/html"}).text
+    page = live.http.get("/app/context").text
     assert "Buy milk" in page
 
 
