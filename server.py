@@ -1831,8 +1831,7 @@ class ActionStream:
 
 class Piano:
     "What the model is offered, by the app that is open"
-    def __init__(self, keyboard: Keyboard):
-        self.keyboard = keyboard
+    def __init__(self, keyboard: Keyboard): self.keyboard = keyboard
 
     def offered(self, app: str) -> list[Action]:
         "The actions for the model: the open app's first, then the general ones; never what is the person's"
@@ -1845,8 +1844,7 @@ class Piano:
         if more := app.for_model(View(app.name)): text += "\n" + more
         if way == "guided": return text
         keys = [k for k in self.offered(app.name) if k.app in (app.name, "app", "pianola")]
-        return text + "\nActions:\n" + "\n".join(f"{k.name}({signature(k)}): {k.doc}"
-                                                 for k in sorted(keys, key=lambda k: (k.app != app.name, len(k.name))))
+        return text + "\nActions:\n" + "\n".join(f"{k.name}({signature(k)}): {k.doc}" for k in keys)
 
 # ----------------------------------------------------------------------------------------------------------------------
 #   ___ _  _   _ _____                                                                                            figlet
@@ -3118,8 +3116,8 @@ class Workflow(App):
                   "inputs": to_json(inputs), "at": now()}
         columns = ", ".join(values)
         new, old = "?, " * len(values) + "?, ?", ", ".join(f"{c}=excluded.{c}" for c in values)
-        db.do(f"insert into run_step(run_id, step, {columns}) values({new}) "
-              f"on conflict(run_id, step) do update set {old}", run["id"], one.name, *values.values())
+        sql = f"insert into run_step(run_id, step, {columns}) values({new}) on conflict(run_id, step) do update set "
+        db.do(sql + old, run["id"], one.name, *values.values())
         if proposed := json.loads(values["record"] or "{}").get("rows"): self._propose(run, **proposed)
         for later in self.after(one):
             db.do("update run_step set state='stale' where run_id=? and step=? and state='done'", run["id"], later)
@@ -3444,14 +3442,14 @@ def upload_path(id: str) -> tuple[Path, str]:
 def error_reply(req: Request, error: PianolaError) -> Response:
     "What a route raised, for whoever asked: JSON for programs, out-of-band notes at their fields for the page"
     if "hx-request" not in req.headers: return JSONResponse({"ok": False, "error": error.as_json()}, error.status)
-    if key and key.finish and error.kind == "failed": return Response(status_code=204)  # its card says it
     form = req.headers.get("hx-source", "").removeprefix("form#") if "form#" in req.headers.get("hx-source", "") else ""
     key = getattr(req.state, "key", None)
+    if key and key.finish and error.kind == "failed": return Response(status_code=204)  # its card says it
     known = {n.partition(".")[0] for n in key.form.model_fields} if key else set()
     fields = {n: t for n, t in error.extra.get("fields", {}).items() if form and n.partition(".")[0] in known}
     notes = [swap(FieldError(f"{form}-{name.replace('.', '-')}-error", text), "true") for name, text in fields.items()]
-    return Response(html(*notes, *([] if notes else [Toast(str(error), kind="error")])), error.status,
-                    media_type="text/html")
+    shown = html(*notes or [Toast(str(error), kind="error")])
+    return Response(shown, error.status, media_type="text/html")
 
 async def do_action(req: Request):
     "`POST /do/{action}`: perform, for the page and for programs"

@@ -169,7 +169,7 @@ function completeKey(e) {
     return listKey(e, list, () => { list.hidden = true; });
 }
 // ---- The palette: apps and actions by a few letters.
-function openPalette() { $("palette").showModal(); $("palette-input").value = ""; filterPalette(); }
+function openPalette() { if ($("palette")) { $("palette").showModal(); $("palette-input").value = ""; filterPalette(); } }
 function filterPalette() {
     const words = $("palette-input").value.toLowerCase().split(/\s+/);
     const text = (li) => `${li.textContent} ${li.dataset.words}`.toLowerCase();
