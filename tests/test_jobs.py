@@ -9,7 +9,7 @@ import pytest
 from flows import LAB, add_plugin, sse, state
 from playwright.sync_api import expect
 
-from browser import browse  # noqa: F401  (a fixture)
+from browser import browse, ollama, talk  # noqa: F401  (fixtures)
 from conftest import ROOT, in_thread
 
 
@@ -170,7 +170,8 @@ def test_kill_9_during_a_job_and_it_goes_on_from_its_checkpoint(process, tmp_pat
     for file in (ROOT / "plugins").glob("0[0-8]*_*.py"): (plugins / file.name).write_text(file.read_text())
     (plugins / "300_lab.py").write_text(LAB)
     live, server = process(PIANOLA_PLUGINS=str(plugins))
-    id = live.http.post("/do/lab.count", json={"n": 150, "gap": 0.02}).json()["job"]
+    id = live.http.post("/do/lab.count", json={"n": 250, "gap": 0.02}).json()["job"]
+    time.sleep(1.5)
     server.kill()
     server.wait()
     live, _ = process(PIANOLA_PLUGINS=str(plugins))
@@ -178,7 +179,7 @@ def test_kill_9_during_a_job_and_it_goes_on_from_its_checkpoint(process, tmp_pat
     assert "was interrupted when the server stopped" in page and "job.resume" in page
     assert [r["state"] for r in live.journal() if r["action"] == "lab.count"] == ["interrupted"]
     again = live.do("job.resume", id=id)
-    assert again["ok"] and json.loads(again["result"]["result"]["preview"])["from"] > 3
+    assert again["ok"] and json.loads(again["result"]["result"]["preview"])["from"] > 10
 
 
 # ---- on the page
@@ -212,3 +213,29 @@ def test_a_reload_of_the_page_finds_the_job_again_and_cancel_offers_resume(lab, 
     card.get_by_role("button", name="Resume").click()
     expect(card).to_have_attribute("data-state", "done", timeout=12000)
     assert state(lab, "count")["state"] == "done"
+
+
+def test_the_assistant_hears_of_a_job_comments_at_the_quarters_and_congratulates(talk):
+    live = talk(*["Well."] * 8)
+    assert live.do("stream.first", chunks=40, shortest=0.14, longest=0.14)["ok"]
+    time.sleep(1)
+    asked = [r["content"] for r in live.pianola.db.q("select content from message where kind='prompt' and app is null order by id")]
+    assert [next((q for q in ("25 %", "50 %", "75 %", "Congratulate") if q in text), text) for text in asked] == ["25 %", "50 %", "75 %", "Congratulate"]
+    said = [r["content"] for r in live.pianola.conversation.page() if r["role"] == "assistant"]
+    assert said == ["Well."] * 4
+
+
+def test_two_simulators_at_once_do_not_mix(browse, fresh):
+    v = browse(fresh(), "/app/stream")
+    first, second = v.page.locator("#step-stream-first"), v.page.locator("#step-stream-second")
+    for card, chunks in ((first, "41"), (second, "23")):
+        card.locator("[name=chunks]").fill(chunks)
+        card.locator("[name=longest]").fill("0.2")
+        card.get_by_role("button", name="Run").click()
+    expect(first.locator(".bar")).to_contain_text("of 41", timeout=4000)
+    expect(second.locator(".bar")).to_contain_text("of 23", timeout=4000)
+    expect(second).to_have_attribute("data-state", "done", timeout=10_000)
+    expect(first).to_have_attribute("data-state", "running")
+    expect(first).to_have_attribute("data-state", "done", timeout=15_000)
+    expect(first.locator(".result")).to_contain_text("41")
+    expect(second.locator(".result")).to_contain_text("23")
