@@ -1306,7 +1306,7 @@ class App:
 
     def actions(self) -> list[Action]:
         "The actions of this app: its methods marked with `@action`"
-        marked = inspect.getmembers(self, lambda o: hasattr(o, "action") and callable(o))
+        marked = inspect.getmembers(self, lambda o: inspect.ismethod(o) and hasattr(o, "action"))
         return [self._action_of(fn) for _, fn in marked]
     def _action_of(self, fn) -> Action:
         more = dict(fn.action)
@@ -1316,7 +1316,7 @@ class App:
 
     def listeners(self) -> list[tuple[str, Callable]]:
         "Pattern and method of each `@on`"
-        return [(fn.hears, fn) for _, fn in inspect.getmembers(self, lambda o: callable(o) and hasattr(o, "hears"))]
+        return [(fn.hears, fn) for _, fn in inspect.getmembers(self, lambda o: inspect.ismethod(o) and hasattr(o, "hears"))]
 
     def at_end(self): return ""  # what this app adds at the end of the whole page, out of sight at first
 
@@ -2490,7 +2490,8 @@ class Jobs:
         try:
             if message["what"] not in ASKED: raise PianolaError(f"Nobody here answers {message['what']!r}.")
             worker.send(answer=message["ask"], value=await ASKED[message["what"]](job, message["args"]))
-        except PianolaError as error: worker.send(answer=message["ask"], error=str(error))
+        except Exception as error:  # a step that asks must be answered, whatever goes wrong
+            worker.send(answer=message["ask"], error=str(error) or type(error).__name__)
 
     def tell(self, job: Job, what: dict | None = None) -> None:
         "Put an event into the ring and wake who listens"
@@ -2916,11 +2917,11 @@ def save_result(value, folder: Path, name: str) -> dict:
         raise PianolaError(f"A step cannot return a {type(value).__name__}.",
                            "Return text, numbers, lists, a file, a table or a figure.")
     folder.mkdir(parents=True, exist_ok=True)
-    return kind.save(value, folder / name) | {"kind": kind.name}
+    return kind.save(value, folder / name) | {"kind": kind.name, "name": name}
 
-def load_result(record: dict, folder: Path, name: str):
+def load_result(record: dict, folder: Path):
     "What a step returned, with its type"
-    return next(k for k in reversed(KINDS) if k.name == record["kind"]).load(record, folder / name)
+    return next(k for k in reversed(KINDS) if k.name == record["kind"]).load(record, folder / record["name"])
 
 
 @dataclass(frozen=True)
@@ -3010,7 +3011,7 @@ class Workflow(App):
     prompt = "Fill in and run a step only when the person asks for it."
     cards = staticmethod(lambda flow, view: PageHead(flow.title))  # a plugin puts here what makes the cards
     def __init_subclass__(cls):
-        own = {n: fn for n, fn in vars(cls).items() if hasattr(fn, "step")}
+        own = {n: fn for n, fn in vars(cls).items() if inspect.isfunction(fn) and hasattr(fn, "step")}
         cls.marked = {**cls.marked, **own}
         for name in own:
             if hasattr(Workflow, name): delattr(cls, name)  # a step may be called as a method of ours
@@ -3105,20 +3106,20 @@ class Workflow(App):
             table = next(t for t in self.tables if t.table is kind)
             if args.get(name) is None: args[name] = [{k: r[k] for k in table.fields} for r in table.all_rows(run["id"])]
         profile = here().db.one("select * from profile where id=?", run["profile_id"])
-        return {"file": str(self.file), "step": one.name, "args": args, "folder": str(folder), "profile": profile,
+        kept = f"{one.name}-{calling.get().journal}" if any(folder.glob(f"{one.name}.*")) else one.name  # undo needs both
+        return {"file": str(self.file), "step": one.name, "args": args, "folder": str(folder), "profile": profile, "name": kept,
                 "given": {n: done[n]["record"] for n in one.needs}}, run
     def _finish(self, event: Event) -> None:
         if event.ok: self._keep(*self._records.pop(event.journal))
     def _keep(self, run: dict, one: Step, inputs: dict, values: dict) -> None:
         "What came of a step, in the writer; what was done after it is stale, and what was done before it folds"
         db = here().db
-        values = {"record": None, "error": None, "trace": None, "seconds": 0, "folded": 0, **values,
-                  "inputs": to_json(inputs), "at": now()}
+        values = {"error": None, "trace": None, "seconds": 0, "folded": 0, **values, "inputs": to_json(inputs), "at": now()}
         columns = ", ".join(values)
         new, old = "?, " * len(values) + "?, ?", ", ".join(f"{c}=excluded.{c}" for c in values)
         sql = f"insert into run_step(run_id, step, {columns}) values({new}) on conflict(run_id, step) do update set "
         db.do(sql + old, run["id"], one.name, *values.values())
-        if proposed := json.loads(values["record"] or "{}").get("rows"): self._propose(run, **proposed)
+        if proposed := json.loads(values.get("record") or "{}").get("rows"): self._propose(run, **proposed)
         for later in self.after(one):
             db.do("update run_step set state='stale' where run_id=? and step=? and state='done'", run["id"], later)
         for need in one.needs if values["state"] == "done" else ():

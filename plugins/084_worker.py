@@ -163,7 +163,7 @@ def run_order(order: dict, link: Pipe) -> dict:
     "In a worker: do one step, keep its result, return the record"
     app, folder = _loaded(order["file"]), Path(order["folder"])
     one = next(s for s in steps_of(type(app)) if s.name == order["step"])
-    args = {n: load_result(r, folder, n) for n, r in order["given"].items()}
+    args = {n: load_result(r, folder) for n, r in order["given"].items()}
     form = one.form.model_validate(order["args"])
     for name in type(form).model_fields.keys() - {"run"}:
         value = getattr(form, name)
@@ -174,7 +174,7 @@ def run_order(order: dict, link: Pipe) -> dict:
     if inspect.iscoroutine(value): value = asyncio.run(value)
     if inspect.isgenerator(value): value = _drain(value, give("progress", link, order))
     if inspect.isasyncgen(value): value = asyncio.run(_drain_async(value, give("progress", link, order)))
-    record = save_result(value, folder, one.name)
+    record = save_result(value, folder, order["name"])
     if isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
         record["rows"] = {"table": type(value[0]).__name__, "rows": [dataclasses.asdict(v) for v in value]}
     return record

@@ -45,7 +45,7 @@ def results():
 def there_and_back(value, folder: Path):
     "The record as the database keeps it, and the value as a later step gets it"
     record = json.loads(server.to_json(server.save_result(value, folder, "x")).encode())
-    return record, server.load_result(record, folder, "x")
+    return record, server.load_result(record, folder)
 
 
 # values
@@ -171,7 +171,7 @@ def test_a_class_made_inside_a_function_is_said(tmp_path):
                                   ["test_results", "Gone"]])
 def test_only_dataclasses_are_made_again(home, tmp_path):
     (tmp_path / "x.json").write_text(json.dumps({"$class": [*home, {"command": "true"}]}))
-    with pytest.raises(server.PianolaError, match="no longer"): server.load_result({"kind": "value"}, tmp_path, "x")
+    with pytest.raises(server.PianolaError, match="no longer"): server.load_result({"kind": "value", "name": "x"}, tmp_path)
 
 def test_a_huge_tree_stays_small_on_the_card(tmp_path):
     record, _ = there_and_back([[[n] * 50 for n in range(50)] for _ in range(50)], tmp_path)

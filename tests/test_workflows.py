@@ -178,6 +178,13 @@ def test_undo_brings_back_the_result_before(new):
     journal = new.do("lab.things", items=[{"name": "b"}, {"name": "c"}])["journal"]
     assert new.do("journal.undo", id=journal)["ok"]
     assert json.loads(state(new, "things")["inputs"])["items"] == [{"name": "a"}]
+    assert new.do("lab.total")["result"]["preview"] == "1", "and the file it was kept in"
+
+
+def test_a_run_again_that_fails_keeps_the_result_before(new):
+    new.do("lab.count", n=2)
+    assert not new.do("lab.count", n=3, fail=1)["ok"]
+    assert json.loads(state(new, "count")["record"])["preview"] == '{"n": 2, "from": 0}'
 
 
 def test_finalize_locks_and_unlock_reopens(new):
