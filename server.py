@@ -1316,7 +1316,8 @@ class App:
 
     def listeners(self) -> list[tuple[str, Callable]]:
         "Pattern and method of each `@on`"
-        return [(fn.hears, fn) for _, fn in inspect.getmembers(self, lambda o: inspect.ismethod(o) and hasattr(o, "hears"))]
+        marked = inspect.getmembers(self, lambda o: inspect.ismethod(o) and hasattr(o, "hears"))
+        return [(fn.hears, fn) for _, fn in marked]
 
     def at_end(self): return ""  # what this app adds at the end of the whole page, out of sight at first
 
@@ -3106,15 +3107,17 @@ class Workflow(App):
             table = next(t for t in self.tables if t.table is kind)
             if args.get(name) is None: args[name] = [{k: r[k] for k in table.fields} for r in table.all_rows(run["id"])]
         profile = here().db.one("select * from profile where id=?", run["profile_id"])
-        kept = f"{one.name}-{calling.get().journal}" if any(folder.glob(f"{one.name}.*")) else one.name  # undo needs both
-        return {"file": str(self.file), "step": one.name, "args": args, "folder": str(folder), "profile": profile, "name": kept,
+        again = any(folder.glob(f"{one.name}.*"))  # an undo needs the files of both
+        return {"file": str(self.file), "step": one.name, "args": args, "folder": str(folder), "profile": profile,
+                "name": f"{one.name}-{calling.get().journal}" if again else one.name,
                 "given": {n: done[n]["record"] for n in one.needs}}, run
     def _finish(self, event: Event) -> None:
         if event.ok: self._keep(*self._records.pop(event.journal))
     def _keep(self, run: dict, one: Step, inputs: dict, values: dict) -> None:
         "What came of a step, in the writer; what was done after it is stale, and what was done before it folds"
         db = here().db
-        values = {"error": None, "trace": None, "seconds": 0, "folded": 0, **values, "inputs": to_json(inputs), "at": now()}
+        values = {"error": None, "trace": None, "seconds": 0, "folded": 0, "at": now(), **values}
+        values["inputs"] = to_json(inputs)
         columns = ", ".join(values)
         new, old = "?, " * len(values) + "?, ?", ", ".join(f"{c}=excluded.{c}" for c in values)
         sql = f"insert into run_step(run_id, step, {columns}) values({new}) on conflict(run_id, step) do update set "
@@ -3802,7 +3805,8 @@ class Pianola:
             Menu("app-menu", title, "App",
                  *(AppLink(a.title, a.name, aria_current="page" if a.name == view.app else None)
                    for a in apps.values() if a.menu or a.name == view.app)),
-            Button("Search or do… ", Kbd("Ctrl K"), id="open-palette", type="button", cls="quiet"), Span(cls="spacer"),
+            Button("Search or do… ", Kbd("Ctrl K"), id="open-palette", type="button", cls="quiet"),
+            Span(cls="spacer"),
             Menu("model", self.models.label, "Model", *self.models.menu()),
             Button(LOOKS[look], id="theme", type="button", cls="quiet", aria_label=f"Theme: {look}",
                    title=f"Theme: {look}", data_value=look), id="nav")
