@@ -66,7 +66,8 @@ def lab(fresh, tmp_path):
     "A server whose plugins are ours and a lab of misbehaving keys"
     folder = tmp_path / "plugins"
     folder.mkdir()
-    for file in server.HERE.glob("plugins/0[1-5]0_*.py"): (folder / file.name).write_text(file.read_text())
+    for file in (*server.HERE.glob("plugins/0[1-5]0_*.py"), *server.HERE.glob("plugins/*_pianola.py")):
+        (folder / file.name).write_text(file.read_text())
     (folder / "900_lab.py").write_text(LAB)
     return fresh(plugins=folder, models=tmp_path / "models")
 
