@@ -35,7 +35,7 @@ MARKDOWN = f"""{' '.join(HOSTILE)}
 """
 LIVE = """(within) => [...document.querySelectorAll(within + ' *')].flatMap((e) => [
     ...(e.matches('script, img, svg, iframe, object, embed, style, link, form:not([hx-post], [hx-get], #composer), base, meta, video') ? [e.outerHTML] : []),
-    ...[...e.attributes].filter((a) => /^on|^style$/.test(a.name) || /^hx-(?!ws-)/.test(a.name) && !/^(\\/do\\/|\\/app\\/|\\/messages|none|#|input|change|outer|inner|\\{|intersect)/.test(a.value))
+    ...[...e.attributes].filter((a) => /^on|^style$/.test(a.name) || /^hx-(?!ws-)/.test(a.name) && !/^(\\/do\\/|\\/app\\/|\\/messages|none|#|input|change|outer|inner|\\{|intersect|multipart)/.test(a.value))
         .map((a) => a.name + '=' + a.value + ' in ' + e.outerHTML.slice(0, 200)),
     ...(e.href && !/^(https?:\\/\\/(ok|127)|mailto:)/.test(e.href) ? [e.outerHTML] : [])])"""
 
