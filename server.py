@@ -3196,7 +3196,8 @@ def _phrases(one: Step, number: int) -> tuple:
     return tuple((phrase, {}) for phrase in said)
 def _kept_upload(id: str, folder: Path) -> Path:
     "An upload under the name the person gave it, with the run it was used in"
-    if Path(id).is_file() and folder in Path(id).parents: return Path(id)
+    before = Path(id).resolve()
+    if folder in before.parents and before.is_file(): return before
     path, name = upload_path(id)
     folder = folder / id  # two files of one name are two files
     folder.mkdir(parents=True, exist_ok=True)
@@ -3571,9 +3572,9 @@ def show_frame(req: Request):
 
 def run_file(run: str, name: str) -> Path:
     "A file of a run, made first if it can be; raises UnknownError if there is none, or the name leads elsewhere"
-    folder = here().settings.data.resolve() / "runs" / run
-    path = (folder / name).resolve()
-    if not re.fullmatch(r"\w{4,20}", run) or path.parent != folder: raise UnknownError("There is no such file.")
+    plain = re.fullmatch(r"\w{4,20}", run) and re.fullmatch(r"[^/\\\0]+", name) and name != ".."
+    if not plain: raise UnknownError("There is no such file.")
+    path = here().settings.data.resolve() / "runs" / run / name
     maker, table = MAKERS.get(path.suffix), path.with_suffix(".csv")
     old = not path.is_file() or table.is_file() and path.stat().st_mtime < table.stat().st_mtime
     if maker and table.is_file() and old: maker(table, path)

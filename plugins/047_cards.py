@@ -7,7 +7,7 @@ from urllib.parse import quote
 from fasthtml.common import Iframe
 
 from server import (
-    H2, A, ActionButton, App, Article, Button, Div, ErrorCard, Footer, Header, JobBar, NotStr, P,
+    H2, A, ActionButton, App, Article, Button, Div, ErrorCard, Footer, Header, JobBar, NotStr, P, markdown,
     PageHead, PartButton, Small, Span, StepForm, Strong, Table, Tbody, Td, Th, Thead, Tr, View, Workflow, here)
 
 
@@ -73,7 +73,7 @@ def StepCard(app: str, number: int, one, parts: list, state: str, known: dict):
     foot = Footer(ActionButton("Explain", "card.explain", cls="quiet", pane="right", card=card),
                   ActionButton("Restart from here", "run.restart", cls="quiet", step=card) if known else "", took)
     head = Header(Span(str(number), cls="number"), H2(one.title), Small(state, cls="state"), fold)
-    return Article(head, *([] if folded else [P(doc, cls="muted") if doc else "", *parts, foot]), cls="card step",
+    return Article(head, *([] if folded else [Div(markdown(doc), cls="muted doc") if doc else "", *parts, foot]), cls="card step",
                    id=f"step-{app}-{one.name}", data_state=state, tabindex="-1")
 
 def StepError(card: str, known: dict):
