@@ -1,4 +1,4 @@
-"""The README's pictures, from the running app with the embedded model: docs/tasks.png, docs/strip.png, one of each workflow."""
+"""The README's pictures, from the app with the embedded model: docs/tasks.png, docs/strip.png, one of each workflow."""
 import base64
 import sys
 import tempfile
@@ -27,9 +27,11 @@ def say(page, text: str) -> None:
 
 def strip(browser, pictures: list[bytes], words: list[str], file: Path) -> None:
     "Pictures side by side with a line under each, as one picture"
-    cells = "".join(f"<figure><img src='data:image/png;base64,{base64.b64encode(p).decode()}'><figcaption>{w}</figcaption>"
-                    "</figure>" for p, w in zip(pictures, words))
-    style = ("body{margin:0;display:flex;gap:12px;padding:12px;background:#f4f4f0;font:15px system-ui}figure{margin:0;flex:1}"
+    data = [base64.b64encode(p).decode() for p in pictures]
+    cells = "".join(f"<figure><img src='data:image/png;base64,{d}'><figcaption>{w}</figcaption></figure>"
+                    for d, w in zip(data, words))
+    style = ("body{margin:0;display:flex;gap:12px;padding:12px;background:#f4f4f0;font:15px system-ui}"
+             "figure{margin:0;flex:1}"
              "img{width:100%;border:1px solid #ccc;border-radius:6px}figcaption{padding:6px 2px}")
     page = browser.new_page(viewport={"width": 1500, "height": 360})
     page.set_content(f"<style>{style}</style>{cells}")
@@ -73,7 +75,8 @@ def main() -> None:
             page.screenshot(path=ROOT / "docs" / "tasks.png")
             pictures.append(page.screenshot())
             gallery(live, page)
-            strip(browser, pictures, ["You ask.", "It plays, with Undo beside it.", "Before deleting it asks."], ROOT / "docs" / "strip.png")
+            words = ["You ask.", "It plays, with Undo beside it.", "Before deleting it asks."]
+            strip(browser, pictures, words, ROOT / "docs" / "strip.png")
         browser.close()
 
 

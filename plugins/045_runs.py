@@ -30,6 +30,13 @@ class Runs(Crud):
         "Without the form for a new row"
         return super().panel(view, *more)[1:]
 
+    def _scope(self):
+        "The profile's runs; of one app only where its page has led here"
+        (where, params), tab = super()._scope(), calling.get().tab
+        view = here().chat.tabs.get(tab).view if tab else None
+        only = view.filters.get("app") if view and view.app == self.name else ""
+        return (f"{where} and app=?", (*params, only)) if only else (where, params)
+
     def _shown(self, row):
         return super()._shown(row) | {"app": row["app"], "key": row["key"]}
 
@@ -43,21 +50,25 @@ class Runs(Crud):
 
     def shows(self, event, view):
         "A run that came or changed"
-        plain = event.action in ("run.update", "run.toggle", "run.delete")
-        return super().shows(event, view) if plain else "refresh" if event.action.startswith("run.") or "." in event.action and isinstance(here().apps.get(event.app), Workflow) else None
+        if event.action in ("run.update", "run.toggle", "run.delete"): return super().shows(event, view)
+        of_step = "." in event.action and isinstance(here().apps.get(event.app), Workflow)
+        return "refresh" if event.action.startswith("run.") or of_step else None
 
     def flow(self, run: str) -> tuple[Workflow, dict]:
         "The workflow and the row of a run, by key, id or name; without either the one that is open"
         if not run:
             tab = here().chat.tabs.get(calling.get().tab).view.app if calling.get().tab else ""
-            last = here().db.one("select app from run where profile_id=? order by changed desc, id desc", current_profile()) or {"app": ""}
+            newest = "select app from run where profile_id=? order by changed desc, id desc"
+            last = here().db.one(newest, current_profile()) or {"app": ""}
             flow = here().apps.get(tab) if isinstance(here().apps.get(tab), Workflow) else here().apps.get(last["app"])
             found = flow.open_run() if isinstance(flow, Workflow) else None
             if not found: raise ConflictError("No run is open.", "Open one, or name it.")
             return flow, found
-        row = here().db.one("select * from run where key=?", run) or here().db.one("select * from run where id=?", self.find(run))
+        row = here().db.one("select * from run where key=?", run)
+        row = row or here().db.one("select * from run where id=?", self.find(run))
         flow = here().apps.get(row["app"])
-        if not isinstance(flow, Workflow): raise ConflictError(f"The app {row['app']} of this run is not there.", "Put its plugin back.")
+        if not isinstance(flow, Workflow):
+            raise ConflictError(f"The app {row['app']} of this run is not there.", "Put its plugin back.")
         return flow, row
 
     def look(self, flow: Workflow, key: str) -> None:
@@ -119,7 +130,8 @@ class Runs(Crud):
         if row["finalized"]: raise ConflictError(f"{row['name']} is finalized.", "Unlock it first.")
         one = flow.find_step(step.rpartition(".")[2])
         for name in (one.name, *flow.after(one)):
-            here().db.do("update run_step set state='open', record=null, error=null, trace=null, folded=0 where run_id=? and step=?", row["id"], name)
+            here().db.do("update run_step set state='open', record=null, error=null, trace=null, folded=0 "
+                         "where run_id=? and step=?", row["id"], name)
         return {"run": row["key"], "name": row["name"], "step": step}
 
     # cards
@@ -127,17 +139,20 @@ class Runs(Crud):
     def card(self, card: str) -> tuple[Workflow, dict, object]:
         "Workflow, run and step of a card: `hello.name`, `step-hello-name`, or a step's name in the open app"
         words = card.removeprefix("step-").replace("-", ".").split(".")
-        flow = here().apps.get(words[0]) if len(words) > 1 else here().apps.get(here().chat.tabs.get(calling.get().tab).view.app)
+        app = words[0] if len(words) > 1 else here().chat.tabs.get(calling.get().tab).view.app
+        flow = here().apps.get(app)
         if not isinstance(flow, Workflow):
             raise ConflictError(f"There is no card {shorten(card, 60)!r}.", "Name it as app.step.")
         return flow, flow.open_run(), flow.find_step(words[-1])
 
-    @action("card.minimize", undo=False, says=(("fold the first card", {"card": "first card"}), ("close step two", {"card": "step two"})))
+    @action("card.minimize", undo=False, says=(
+        ("fold the first card", {"card": "first card"}), ("close step two", {"card": "step two"})))
     def minimize(self, card: str):
         "Fold a card"
         return self._fold(card, 1)
 
-    @action("card.expand", undo=False, says=(("unfold the second card", {"card": "second card"}), ("open step 1 again", {"card": "step 1"})))
+    @action("card.expand", undo=False, says=(
+        ("unfold the second card", {"card": "second card"}), ("open step 1 again", {"card": "step 1"})))
     def expand(self, card: str):
         "Unfold a card"
         return self._fold(card, 0)
@@ -146,35 +161,41 @@ class Runs(Crud):
         flow, run, step = self.card(card)
         run = run or flow.new_run()
         here().db.do("insert into run_step(run_id, step, state, at, folded) values(?, ?, 'open', ?, ?) "
-                     "on conflict(run_id, step) do update set folded=excluded.folded", run["id"], step.name, now(), folded)
+                     "on conflict(run_id, step) do update set folded=excluded.folded",
+                     run["id"], step.name, now(), folded)
         return {"card": f"{flow.name}.{step.name}", "name": step.title}
 
     @action("card.explain", undo=False, heard=False)
     async def explain(self, card: str):
         "Let the assistant explain a step from its source"
         flow, run, step = self.card(card)
-        await here().chat.ask(f"(Explain in plain words what this step of {flow.title}, “{step.title}”, does and what it needs. "
-                              f"Its source:\n{source_of(step)})", calling.get().tab)
+        await here().chat.ask(
+            f"(Explain in plain words what this step of {flow.title}, “{step.title}”, does and what it needs. "
+            f"Its source:\n{source_of(step)})", calling.get().tab)
 
     @action("card.ask", undo=False, heard=False)
     async def ask(self, card: str):
         "Give the assistant a failed step's source, inputs and error; it may propose other inputs, to run at one press"
         flow, run, step = self.card(card)
         known, chat, tab = flow.done(run).get(step.name, {}), here().chat, calling.get().tab
-        facts = f"The step “{step.title}”:\n{source_of(step)}\nIts inputs: {json.dumps(known.get('inputs'))}\nIts error: {known.get('error')}"
+        facts = (f"The step “{step.title}”:\n{source_of(step)}\nIts inputs: {json.dumps(known.get('inputs'))}\n"
+                 f"Its error: {known.get('error')}")
         await chat.ask(f"({facts}\nSay in two sentences what went wrong and what to enter instead.)", tab)
         form = step.form.model_json_schema()
         async with here().models.using() as model:
             if model.way != "guided": return
-            wanted = {"type": "object", "properties": {k: v for k, v in form["properties"].items() if k not in ("run", *step.files, *step.lists)}}
-            wanted |= {"required": list(wanted["properties"]), "additionalProperties": False, "$defs": form.get("$defs", {})}
-            if not wanted["properties"]: return
-            said = await model.complete([{"role": "user", "content": f"{facts}\nAnswer with inputs that will work, as JSON."}], wanted)
+            fields = {k: v for k, v in form["properties"].items() if k not in ("run", *step.files, *step.lists)}
+            wanted = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False,
+                      "$defs": form.get("$defs", {})}
+            if not fields: return
+            request = f"{facts}\nAnswer with inputs that will work, as JSON."
+            said = await model.complete([{"role": "user", "content": request}], wanted)
         try: args = json.loads(said)
         except ValueError: return
         if args == {k: v for k, v in (known.get("inputs") or {}).items() if k in args}: return
         message = await chat.broadcast("I would try it with these inputs:")
-        await here().keyboard.perform("model", f"{flow.name}.{step.name}", args, Call(tab, message, message, outside=True))
+        call = Call(tab, message, message, outside=True)
+        await here().keyboard.perform("model", f"{flow.name}.{step.name}", args, call)
 
 
 def source_of(step) -> str:

@@ -124,7 +124,8 @@ GENERAL = {  # and what they say for the actions of no table, beside what each a
 VERBS = {"rename": "update", "redate": "update", "renote": "update"}
 SAMPLES = {
     "task": [
-        ("Sweep the garage", "the garage", "swept the garage"), ("Phone Aunt Vera", "phone aunt vera", "phoned aunt vera"),
+        ("Sweep the garage", "the garage", "swept the garage"),
+        ("Phone Aunt Vera", "phone aunt vera", "phoned aunt vera"),
         ("Order new glasses", "the glasses", "ordered the glasses"),
         ("Hang up the curtains", "the curtains", "hung up the curtains"),
         ("Return the drill", "returning the drill", "returned the drill"),
@@ -145,15 +146,15 @@ TODO = set("""
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 _QUOTED = re.compile(r"[\"“«]([^\"”»]{1,200})[\"”»]|(?<!\w)['‘](.{1,200}?)['’](?!\w)")
 STOP = set("""
-    a an the my our your his her its their of to for on in at by with from and or is it as that this these those one ones
-    thing task tasks item please me i you we be so up off out over do does did not all new now list has have had was are
-    will would can could should if but then too also just still any more longer there here now anymore about into over
-    under after before when while because very much some every each them they he she him who what which
+    a an the my our your his her its their of to for on in at by with from and or is it as that this these those one
+    ones thing task tasks item please me i you we be so up off out over do does did not all new now list has have had
+    was are will would can could should if but then too also just still any more longer there here now anymore about
+    into over under after before when while because very much some every each them they he she him who what which
     really actually finally already today yet again back down only even one's thing's""".split())
 IRREGULAR = dict(w.split(":") for w in """
     paid:pay sent:send bought:buy wrote:write written:write took:take taken:take made:make done:do did:do got:get
-    found:find told:tell went:go gone:go ran:run met:meet spoke:speak spoken:speak rang:ring rung:ring mother:mum mom:mum
-    mummy:mum father:dad sold:sell brought:bring booked:book cleaned:clean fed:feed swept:sweep""".split())
+    found:find told:tell went:go gone:go ran:run met:meet spoke:speak spoken:speak rang:ring rung:ring mother:mum
+    mom:mum mummy:mum father:dad sold:sell brought:bring booked:book cleaned:clean fed:feed swept:sweep""".split())
 
 def stem(word: str) -> str:
     "A word without its English ending, roughly: fixed → fix, bills → bill."
@@ -470,8 +471,8 @@ def relevant(actions, heard: Heard) -> list:
 # ---------------------------------------------------------------- schema and messages
 
 _FUNCTION = set("""
-    me to a an the my our your that for on of it i we you please and also is are there have has need must should can could
-    would in at by with from as""".split())
+    me to a an the my our your that for on of it i we you please and also is are there have has need must should can
+    could would in at by with from as""".split())
 
 def spans_of(text: str, openings: frozenset = frozenset(), most: int = 14) -> str:
     """A regular expression for every run of at most `most` words of `text` that neither begins nor ends with a function
@@ -604,8 +605,8 @@ def front(actions, pool) -> list[dict]:
     "The part of the conversation that stays: the manual and all examples, as chat turns."
     manual = ("You work an app for one person. "
               "You are given what they said, and below it what the app found in it: the page, rows, date, place.\n"
-              "Answer with the one action they ask you to do now, as JSON. Questions, talk, wishes, negations, reports of others, "
-              "and what no action can do: none.\nActions:\n")
+              "Answer with the one action they ask you to do now, as JSON. "
+              "Questions, talk, wishes, negations, reports of others, and what no action can do: none.\nActions:\n")
     manual += "\n".join(f"{a.name}: {a.doc}" for a in actions)
     return [{"role": "system", "content": manual}] + [m for e in some(pool) for m in pair(e.turn, e.play)]
 

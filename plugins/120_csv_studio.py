@@ -7,23 +7,23 @@ import warnings
 from pathlib import Path
 from typing import Literal
 
-from server import KINDS, Kind, PianolaError, Workflow, html, markdown, shorten, step
+from server import PianolaError, Workflow, shorten, step
 
 CHUNK, MOST, BARS = 50_000, 5_000_000, 60    # rows read at once, rows a join may make, bars a plot shows
-MISSING = ["", "NULL", "null", "NaN", "nan", "N/A", "n/a", "#N/A"]      # not NA: it is a country
+AS_TEXT = {"dtype": str, "keep_default_na": False, "na_values": "NULL null NaN nan N/A n/a #N/A".split() + [""]}
 DATE = r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?"
-ALLOWED = tuple(getattr(ast, name) for name in (
-    "Expression BoolOp And Or UnaryOp Not USub Compare Eq NotEq Lt LtE Gt GtE In NotIn BinOp Add Sub Mult Div Mod Name Load Constant List Tuple").split())
-EXAMPLE_FILES = {"sales.csv": "country,product,price\nDE,pen,12.5\nFR,pen,11\nDE,ink,7\nDE,pen,14\n", "names.csv": "code,name\nDE,Germany\nFR,France\n"}
-EXAMPLE = [("csv_studio.opened", {"file": "file:sales.csv"}), ("csv_studio.chosen", {"columns": ["land = country", "price"]}),
-           ("csv_studio.kept", {"condition": 'price > 10 and land in ["DE", "FR"]'}),
+ALLOWED = tuple(getattr(ast, name) for name in """Expression BoolOp And Or UnaryOp Not USub Compare Eq NotEq Lt LtE Gt
+    GtE In NotIn BinOp Add Sub Mult Div Mod Name Load Constant List Tuple""".split())
+EXAMPLE_FILES = {"ink.csv": "country,eur\nDE,12.5\nFR,11\nDE,7\nDE,14\n", "names.csv": "code,name\nDE,Germany\nFR,France\n"}
+EXAMPLE = [("csv_studio.opened", {"file": "file:ink.csv"}), ("csv_studio.chosen", {"columns": ["land=country", "eur"]}),
+           ("csv_studio.kept", {"condition": 'eur > 10 and land in ["DE", "FR"]'}),
            ("csv_studio.joined", {"file": "file:names.csv", "key": "land", "their_key": "code"}),
-           ("csv_studio.grouped", {"by": ["name"], "value": "price", "how": "mean"}),
-           ("csv_studio.drawn", {"kind": "bar", "x": "name", "y": "mean of price"}), ("csv_studio.export", {"kind": "XLSX"})]
+           ("csv_studio.grouped", {"by": ["name"], "value": "eur", "how": "mean"}),
+           ("csv_studio.drawn", {"x": "name", "y": "mean of eur"}), ("csv_studio.export", {"kind": "XLSX"})]
 
 
 class CsvStudio(Workflow):
-    "From a file to a table, a picture or another file. Leave a step's fields empty and run it to pass the table through."
+    "From a file to a table, a picture or another file. Leave a step's fields empty and run it to pass the table on."
 
     @step("Open a file")
     def opened(self, progress, file: Path, decimal: Literal[".", ","] = ".", sheet: str = ""):
@@ -35,11 +35,11 @@ class CsvStudio(Workflow):
     @step("Choose columns")
     def chosen(self, opened, columns: list[str] = []):
         "One per line in the order you want, `name` or `new = old`; all if empty"
-        pairs = [(n.strip(), old.strip() or n.strip()) for n, _, old in ((c, "", "") if c in opened else c.partition("=") for c in columns)]
-        need(opened, [old for _, old in pairs])
-        news = [new for new, _ in pairs]
+        halves = [(c, "", "") if c in opened else c.partition("=") for c in columns]
+        news, olds = [new.strip() for new, *_ in halves], [old.strip() or new.strip() for new, _, old in halves]
+        need(opened, olds)
         if len(set(news)) < len(news): raise PianolaError(f"More than one column is called so: {', '.join(news)}.", "Give each a name of its own.")
-        return opened[[old for _, old in pairs]].set_axis(news, axis=1) if pairs else opened
+        return opened[olds].set_axis(news, axis=1) if news else opened
 
     @step("Filter rows")
     def kept(self, chosen, condition: str = "", without_missing: bool = False, without_duplicates: bool = False):
@@ -51,7 +51,7 @@ class CsvStudio(Workflow):
 
     @step("Join a second file")
     def joined(self, kept, progress, file: Path = None, key: str = "", their_key: str = "", how: Literal["left", "inner", "outer"] = "left"):
-        "Adds the columns of a second file where the key is the same; `their key` if it is called otherwise there. `left` keeps all rows"
+        "Adds a second file's columns where the keys are equal; `their key` if it differs there. `left` keeps all rows"
         if not file: return kept
         need(kept, [key])
         other, _ = read(file, progress)
@@ -63,7 +63,7 @@ class CsvStudio(Workflow):
         if size > MOST: raise PianolaError(f"The join would make {int(size):,} rows: both files repeat the key.", "Choose another, or group first.")
         found, twice = int(kept[key].isin(other[key]).sum()), int(other[key].duplicated().sum())
         return noted(kept.merge(other, on=key, how=how, suffixes=("", " (2)")),
-                     f"{found:,} of {len(kept):,} rows found a partner; {twice:,} rows of the second file repeat a key.")
+                     f"{found:,} of {len(kept):,} rows found a partner; {twice:,} rows of the other file repeat a key.")
 
     @step("Group")
     def grouped(self, joined, by: list[str] = [], value: str = "", how: Literal["count", "sum", "mean", "median", "min", "max", "distinct"] = "count"):
@@ -95,29 +95,23 @@ class CsvStudio(Workflow):
         "The table as one file with a header row; in XLSX, text that begins like a formula stays text"
         import pandas as pd  # late: a second
         path = Path(tempfile.mkdtemp()) / f"table.{kind.lower()}"
-        if kind == "CSV": grouped.to_csv(path, index=False, sep={"tab": "\t"}.get(separator, separator), encoding="utf-8-sig")
+        if kind == "CSV": grouped.to_csv(path, index=False, sep=separator.replace("tab", "\t"), encoding="utf-8-sig")
         else:
             with pd.ExcelWriter(path, engine="openpyxl") as out:
                 grouped.to_excel(out, index=False, freeze_panes=(1, 0))
                 for c in (c for row in out.sheets["Sheet1"].iter_rows() for c in row if c.data_type == "f"): c.data_type = "s"
         return path
 
-
 def is_number(column) -> bool: return str(column.dtype).lower().startswith(("int", "uint", "float"))
 def need(frame, names: list[str], numbers: list[str] = (), whose: str = "There is") -> None:
-    "Raises PianolaError naming all of `names` that are no columns, with those there are, and of `numbers` that are none of numbers"
+    "Raises PianolaError naming all of `names` that are no columns, and all of `numbers` that are no columns of numbers"
     gone = [f"`{n}`" if n else "an empty name" for n in dict.fromkeys(names) if n not in frame.columns]
     if gone: raise PianolaError(f"{whose} no column {', '.join(gone)}.", f"The columns are {shorten(', '.join(map(str, frame.columns)), 1000)}.")
     words = [f"`{n}` ({frame[n].dtype})" for n in numbers if not is_number(frame[n])]
     if words: raise PianolaError(f"No column of numbers: {', '.join(words)}.", "Choose others, or only count.")
-
 def noted(frame, text: str):
     frame.attrs["note"] = text
     return frame
-def table_kind() -> Kind: return next(k for k in KINDS if k.name == "table")
-KINDS[:] = [k for k in KINDS if k.name != "noted table"] + [Kind(
-    "noted table", lambda v: table_kind().fits(v) and "note" in v.attrs,
-    lambda v, path: table_kind().save(v, path) | {"html": html(markdown(v.attrs["note"]))}, lambda record, path: table_kind().load(record, path))]
 
 def read(file: Path, progress, sheet: str = "", decimal: str = "."):
     "A file as a table with types, and what is wrong with it; raises PianolaError for what is no table"
@@ -133,18 +127,17 @@ def read(file: Path, progress, sheet: str = "", decimal: str = "."):
 def read_csv(file: Path, progress, encoding: str):
     "A CSV file in chunks; lines that are too long are left out and named"
     import pandas as pd  # late: a second
-    reading = {"encoding": encoding, "errors": "replace" if encoding == "cp1252" else "strict"}
-    with file.open(newline="", **reading) as text: start = text.read(1 << 16).lstrip("\r\n")
+    errors = "replace" if encoding == "cp1252" else "strict"
+    with file.open(newline="", encoding=encoding, errors=errors) as text: start = text.read(1 << 16).lstrip("\r\n")
     if not start.strip() or "\0" in start: raise PianolaError(f"{file.name} is empty, or no text.", "Drop a CSV in UTF-8 or an XLSX file.")
     separator = max(",;\t|", key=start.splitlines()[0].count)
     names, notes = heads(next(csv.reader(start.splitlines(True), delimiter=separator)))
     if encoding == "cp1252": notes.append("The file is not UTF-8; it was read as Windows text (cp1252).")
     parts, size = [pd.DataFrame(columns=names, dtype=str)], file.stat().st_size
-    given = {"sep": separator, "header": 0, "names": names, "index_col": False, "dtype": str, "encoding": encoding, "chunksize": CHUNK,
-             "encoding_errors": reading["errors"], "keep_default_na": False, "na_values": MISSING, "on_bad_lines": "warn"}
     with file.open("rb") as raw, warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        for part in pd.read_csv(raw, **given):
+        for part in pd.read_csv(raw, sep=separator, header=0, names=names, index_col=False, encoding=encoding,
+                                encoding_errors=errors, chunksize=CHUNK, on_bad_lines="warn", **AS_TEXT):
             parts.append(part)
             progress(raw.tell(), size, f"{sum(map(len, parts)):,} rows")
     longer = re.findall(r"line (\d+)", " ".join(str(w.message) for w in warned))
@@ -154,7 +147,7 @@ def read_csv(file: Path, progress, encoding: str):
 def read_workbook(file: Path, sheet: str):
     "A sheet of a workbook as a table of text"
     import pandas as pd  # late: a second
-    cells = pd.read_excel(file, sheet_name=sheet or 0, header=None, dtype=str, keep_default_na=False, na_values=MISSING)
+    cells = pd.read_excel(file, sheet_name=sheet or 0, header=None, **AS_TEXT)
     names, notes = heads(cells.iloc[0].fillna("").tolist() if len(cells) else [])
     return cells.iloc[1:].dropna(how="all").set_axis(names, axis=1).reset_index(drop=True), notes
 
@@ -162,9 +155,9 @@ def heads(given: list[str]) -> tuple[list[str], list[str]]:
     "A header row as names that differ, and what was wrong with it"
     names, notes = [], []
     for at, name in enumerate((g.strip() for g in given), 1):
-        if good := bool(name) and name not in names: names.append(name)
-        else: names.append(f"{name or 'column'} {at}")
-        if not good: notes.append(f"Column {at} has {'the name of another' if name else 'no name'}; it is called `{names[-1]}` here.")
+        names.append(name if name and name not in names else f"{name or 'column'} {at}")
+        wrong = "the name of another" if name else "no name"
+        if names[-1] != name: notes.append(f"Column {at} has {wrong}; it is called `{names[-1]}` here.")
     if any(re.fullmatch(r"[-+]?[\d.,]+", n) for n in names): notes.append("The header has numbers in it: perhaps the file has no header row.")
     return names, notes
 
@@ -186,7 +179,7 @@ def typed(column, decimal: str = "."):
     return values.reindex(column.index), notes
 
 def matching(frame, condition: str):
-    "Which rows a condition holds for. It is read as a tree of columns and values and nothing else; that tree is what runs"
+    "Which rows a condition holds for. It is read as a tree of columns and values and nothing else; that tree is run"
     quoted, token = {}, r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|`([^`]*)`'
     def stand_in(found): return found[0] if found[1] is None else quoted.setdefault(found[1], f"quoted_{len(quoted)}")
     try: tree = ast.parse(re.sub(token, stand_in, condition.strip()), mode="eval")

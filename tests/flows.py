@@ -27,18 +27,21 @@ class Lab(Workflow):
     heard = []
 
     @step("All fields")
-    def fields(self, text: str, count: int = 3, ratio: float = 0.5, sure: bool = False, day: dt.date = dt.date(2031, 1, 2),
-               kind: Literal["a", "b"] = "a", lines: list[str] = ["x"], plain=7, maybe: int | None = None):
+    def fields(self, text: str, count: int = 3, ratio: float = 0.5, sure: bool = False,
+               day: dt.date = dt.date(2031, 1, 2), kind: Literal["a", "b"] = "a", lines: list[str] = ["x"], plain=7,
+               maybe: int | None = None):
         "One of each"
         return {k: [type(v).__name__, v] for k, v in locals().items() if k != "self"}
 
     @step("Files")
     def files(self, path: Path, data: bytes, table: pd.DataFrame = None):
-        return {"name": path.name, "text": path.read_text(), "bytes": len(data), "rows": None if table is None else len(table)}
+        rows = None if table is None else len(table)
+        return {"name": path.name, "text": path.read_text(), "bytes": len(data), "rows": rows}
 
     @step("List")
     def things(self, items: list[Thing]):
-        return {"total": sum(i.amount for i in items), "names": [i.name for i in items], "kind": [type(i).__name__ for i in items]}
+        return {"total": sum(i.amount for i in items), "names": [i.name for i in items],
+                "kind": [type(i).__name__ for i in items]}
 
     @step("Propose")
     def propose(self, names: list[str] = ["p", "q"]):

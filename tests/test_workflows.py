@@ -27,7 +27,8 @@ def new(lab):
     return lab
 
 
-def upload(live, name: str, data: bytes) -> str: return live.http.post("/upload", files={"file": (name, data)}).json()["id"]
+def upload(live, name: str, data: bytes) -> str:
+    return live.http.post("/upload", files={"file": (name, data)}).json()["id"]
 
 
 def result(live, step: str, **args):
@@ -43,26 +44,31 @@ def result(live, step: str, **args):
 def test_every_annotation_gives_its_type(new):
     got = result(new, "fields", text="hi", count="4", day="2031-05-06", kind="b", lines=["p", "q"], sure=True)
     assert {k: v[0] for k, v in got.items()} == {
-        "text": "str", "count": "int", "ratio": "float", "sure": "bool", "day": "date", "kind": "str", "lines": "list", "plain": "int", "maybe": "NoneType"}
+        "text": "str", "count": "int", "ratio": "float", "sure": "bool", "day": "date", "kind": "str", "lines": "list",
+        "plain": "int", "maybe": "NoneType"}
     assert (got["count"][1], got["day"][1], got["lines"][1]) == (4, {"$date": "2031-05-06"}, ["p", "q"])
 
 
 def test_the_page_has_an_input_for_each_field_and_its_default(new):
     page = new.http.get("/app/lab").text
-    for part in ('type="number" name="count" value="3"', 'type="checkbox" name="sure"', 'type="date" name="day" value="2031-01-02"',
-                 "<select", 'name="lines"', 'type="file" name="path"', 'name="plain" value="7"'):
+    for part in ('type="number" name="count" value="3"', 'type="checkbox" name="sure"',
+                 'type="date" name="day" value="2031-01-02"', "<select", 'name="lines"',
+                 'type="file" name="path"', 'name="plain" value="7"'):
         assert part in page, part
     assert 'name="things"' not in page and 'name="progress"' not in page
 
 
 def test_a_form_as_a_browser_sends_it_is_decoded(new):
-    reply = new.http.post("/do/lab.fields?wait=1", data={"text": "hi", "count": "", "lines": "p\nq\n", "maybe": ""}).json()
+    form = {"text": "hi", "count": "", "lines": "p\nq\n", "maybe": ""}
+    reply = new.http.post("/do/lab.fields?wait=1", data=form).json()
     assert reply["ok"] and json.loads(state(new, "fields")["inputs"]) == {
-        "text": "hi", "count": 3, "ratio": 0.5, "sure": False, "day": "2031-01-02", "kind": "a", "lines": ["p", "q"], "plain": 7, "maybe": None}
+        "text": "hi", "count": 3, "ratio": 0.5, "sure": False, "day": "2031-01-02", "kind": "a", "lines": ["p", "q"],
+        "plain": 7, "maybe": None}
 
 
-@pytest.mark.parametrize("args, field", [({}, "text"), ({"text": "x", "count": "many"}, "count"), ({"text": "x", "kind": "c"}, "kind"), ({"text": "x", "day": "soon"}, "day"),
-                                         ({"text": "x", "nope": 1}, "nope")])
+@pytest.mark.parametrize("args, field", [
+    ({}, "text"), ({"text": "x", "count": "many"}, "count"), ({"text": "x", "kind": "c"}, "kind"),
+    ({"text": "x", "day": "soon"}, "day"), ({"text": "x", "nope": 1}, "nope")])
 def test_bad_inputs_are_named_by_field_and_nothing_runs(new, args, field):
     answer = new.do("lab.fields", **args)
     assert (answer["status"], answer["error"]["kind"]) == (422, "invalid") and field in answer["error"]["fields"]
@@ -70,11 +76,18 @@ def test_bad_inputs_are_named_by_field_and_nothing_runs(new, args, field):
 
 
 def test_files_come_as_path_bytes_and_table_and_stay_with_the_run(new):
-    a, b, c = upload(new, "näme <x>.txt", b"hello"), upload(new, "b.bin", b"123"), upload(new, "c.csv", b"x;y\n1;2\n3;4\n")
-    got = result(new, "files", path=a, data=b, table=c)
+    text, data = upload(new, "näme <x>.txt", b"hello"), upload(new, "b.bin", b"123")
+    got = result(new, "files", path=text, data=data, table=upload(new, "c.csv", b"x;y\n1;2\n3;4\n"))
     assert got == {"name": "näme _x_.txt", "text": "hello", "bytes": 3, "rows": 2}
     again = new.do("lab.files", table=None)
     assert again["ok"], "files chosen before are kept"
+
+
+def test_no_path_of_this_machine_is_taken_for_an_upload(new):
+    run = new.do("lab.later")["result"]["run"]
+    (new.data / "runs" / run / "files").mkdir(parents=True, exist_ok=True)
+    for path in ("/etc/passwd", "../../../app.db", f"{new.data.resolve()}/runs/{run}/files/../../../app.db", "", "x" * 300):
+        assert new.do("lab.files", path=path, data=path)["status"] in (404, 422), path
 
 
 def test_a_missing_file_is_named(new):
@@ -102,16 +115,19 @@ def test_a_list_may_be_given_as_rows(new):
     ("def one(self, run: str): return 1", "cannot be called run"),
     ("def one(self): return 1\n    @step()\n    def one(self): return 2", "Two steps are called one")])
 def test_a_workflow_nobody_can_run_says_so_on_its_page_with_file_and_line(lab, body, words):
-    add_plugin(lab, f'"""Bad."""\nfrom server import Workflow, step\nclass Bad(Workflow):\n    "x"\n    @step()\n    {body}\n', "301_bad.py")
+    head = '"""Bad."""\nfrom server import Workflow, step\nclass Bad(Workflow):\n    "x"\n    @step()\n    '
+    add_plugin(lab, f"{head}{body}\n", "301_bad.py")
     page = lab.http.get("/app/bad").text
     assert words in page and "301_bad.py, line" in page
     assert lab.http.get("/app/lab").status_code == 200
 
 
 def test_a_step_may_have_any_name_even_one_of_ours(lab):
-    add_plugin(lab, '"""Own."""\nfrom server import Workflow, step\nclass Own(Workflow):\n    "x"\n'
-                    + "".join(f'    @step()\n    def {n}(self): return "{n}"\n' for n in ("name", "page", "load", "start", "file", "actions", "title")), "302_own.py")
-    for name in ("name", "page", "load", "start", "file", "actions", "title"): assert lab.do(f"own.{name}")["result"]["preview"] == name
+    names = ("name", "page", "load", "start", "file", "actions", "title")
+    steps = "".join(f'    @step()\n    def {n}(self): return "{n}"\n' for n in names)
+    head = '"""Own."""\nfrom server import Workflow, step\nclass Own(Workflow):\n    "x"\n'
+    add_plugin(lab, head + steps, "302_own.py")
+    for name in names: assert lab.do(f"own.{name}")["result"]["preview"] == name
 
 
 def test_a_step_may_propose_the_rows_of_a_list_that_the_person_then_edits(new):
@@ -135,7 +151,8 @@ def test_profile_store_chat_and_progress_are_handed_in(new):
     assert any(r["content"] == "Said by a step." for r in new.pianola.conversation.page())
 
 
-@pytest.mark.parametrize("how, words", [("exit", "SystemExit"), ("die", "exit code 4"), ("object", "cannot return a object")])
+@pytest.mark.parametrize("how, words", [
+    ("exit", "SystemExit"), ("die", "exit code 4"), ("object", "cannot return a object")])
 def test_a_step_that_ends_badly_harms_nobody(new, how, words):
     answer = new.do("lab.odd", how=how)
     assert (answer["status"], answer["error"]["kind"]) == (422, "failed") and words in answer["error"]["message"]
@@ -212,12 +229,25 @@ def test_runs_are_listed_searched_duplicated_archived_deleted_and_brought_back(n
     assert new.do("run.update", id=run["id"], set={"name": "Zebra run"})["ok"]
     assert [r["name"] for r in new.rows("run", search="zebra")] == ["Zebra run"]
     copy = new.do("run.duplicate", run=run["key"])["result"]["run"]
-    assert new.do("run.open", run=copy)["ok"] and state(new, "things")["state"] == "done" and [r["name"] for r in new.rows("thing")] == ["row"]
+    assert new.do("run.open", run=copy)["ok"] and state(new, "things")["state"] == "done"
+    assert [r["name"] for r in new.rows("thing")] == ["row"]
     assert new.do("run.toggle", id=run["id"])["result"]["archived"]
     journal = new.do("run.delete", id=run["id"])["journal"]
     assert [r["name"] for r in new.rows("run", search="zebra")] == ["Zebra run (copy)"]
     new.do("journal.undo", id=journal)
-    assert len(new.rows("run", search="zebra")) == 2 and new.pianola.db.one("select count(*) as n from run_step where run_id=?", run["id"])["n"] == 1
+    assert len(new.rows("run", search="zebra")) == 2
+    assert new.pianola.db.one("select count(*) as n from run_step where run_id=?", run["id"])["n"] == 1
+
+
+def test_all_runs_of_one_app_are_a_press_away(new, browse):
+    new.do("hello.name")
+    v = browse(new, "/app/lab")
+    v.page.get_by_role("button", name="All runs").click()
+    expect(v.page.locator("#grid-left h1")).to_have_text("Runs")
+    expect(v.page.locator("#app-menu summary")).to_contain_text("Runs")
+    assert set(v.page.locator(".row .badge").all_inner_texts()) == {"Lab"}
+    v.page.locator(".row").first.get_by_role("button", name="Open").click()
+    expect(v.page.locator("#grid-left h1")).to_have_text("Lab")
 
 
 def test_a_run_is_opened_by_its_address(new):
@@ -232,7 +262,8 @@ def test_results_are_files_anybody_can_read_and_nothing_else_is(new):
     run = new.do("lab.things", items=[{"name": "a"}])["result"]["run"]
     reply = new.http.get(f"/file/{run}/things.json")
     assert reply.json()["total"] == 1 and reply.headers["content-disposition"].startswith("attachment")
-    for name in ("../app.db", "%2e%2e/app.db", "..%2fapp.db", "nope.json"): assert new.http.get(f"/file/{run}/{name}").status_code == 404
+    for name in ("../app.db", "%2e%2e/app.db", "..%2fapp.db", "%2e%2e", "%00", "a%00.csv", "nope.json"):
+        assert new.http.get(f"/file/{run}/{name}").status_code == 404
     assert new.http.get("/frame/x/things.json").status_code == 404
 
 
@@ -241,9 +272,10 @@ def test_results_are_files_anybody_can_read_and_nothing_else_is(new):
 def test_listeners_and_the_model_hear_of_a_step(new):
     new.do("lab.things", items=[{"name": "a"}])
     new.do("lab.total", extra=1)
-    heard = [json.loads(r["content"]) for r in new.pianola.db.q("select content from message where kind='event' order by id desc limit 1")]
-    assert heard[0] == {"action": "lab.total", "args": {"extra": 1}, "by": "client", "ok": True, "journal": heard[0]["journal"],
-                        "result": heard[0]["result"]} and heard[0]["result"]["preview"] == "2"
+    newest = new.pianola.db.one("select content from message where kind='event' order by id desc limit 1")
+    heard = json.loads(newest["content"])
+    assert heard == {"action": "lab.total", "args": {"extra": 1}, "by": "client", "ok": True,
+                     "journal": heard["journal"], "result": heard["result"]} and heard["result"]["preview"] == "2"
 
 
 def test_the_model_runs_a_step_as_a_person_would(new):
@@ -259,7 +291,8 @@ def test_what_the_model_is_told_of_the_open_run_is_short(new):
     from server import Call, View, calling, current
     current.set(new.pianola), calling.set(Call())
     text = new.pianola.plugins.apps["lab"].for_model(View("lab"))
-    assert "step 3 things (items) List: done" in text and "step 10 odd (how) Odd ends: failed" in text and len(text) < 3000
+    assert "step 3 things (items) List: done" in text and "step 10 odd (how) Odd ends: failed" in text
+    assert len(text) < 3000
 
 
 def test_cards_fold_by_person_and_model(new):

@@ -51,7 +51,8 @@ async def no_words(self, turn, model, reply): "Instead of words, which the exam 
 def run(model: str, cases: list[dict], show: bool) -> dict:
     "All `cases` with one model; the counts and times of a row of the table"
     marks, seconds, server.Chat._talk = [], [], no_words
-    with tempfile.TemporaryDirectory() as folder, in_thread(Path(folder) / "data", models=Path("~/.cache/pianola/models"), model=f"embedded/{model}", warm=True) as live:
+    settings = {"models": Path("~/.cache/pianola/models"), "model": f"embedded/{model}", "warm": True}
+    with tempfile.TemporaryDirectory() as folder, in_thread(Path(folder) / "data", **settings) as live:
         warmed = time.monotonic()
         live.say("hello")
         warmed = time.monotonic() - warmed
@@ -61,12 +62,15 @@ def run(model: str, cases: list[dict], show: bool) -> dict:
             for line in case.get("before", ()): ask(live, tab, line)
             names = {t: names[t] | {r["id"]: r["name"] for r in live.rows(t)} for t in names}
             plays, took = ask(live, tab, case["say"])
-            for table in names: names[table] |= {r["id"]: r["name"] for r in live.rows(table) if r["id"] not in names[table]}
+            for table, known in names.items():
+                known |= {r["id"]: r["name"] for r in live.rows(table) if r["id"] not in known}
             marks.append(right(case, plays, names))
             seconds.append(took)
-            if show and not all(marks[-1][:2]): print(f"{case['id']:3} {case['say']!r}\n    wanted {case['plays']}\n    played {plays}", flush=True)
-    return {"model": model, "right": sum(a and b for a, b, _ in marks), "action": sum(a for a, _, _ in marks), "of": len(marks),
-            "wrong destructive": sum(d for _, _, d in marks), "median s": round(statistics.median(seconds), 2),
+            if show and not all(marks[-1][:2]):
+                print(f"{case['id']:3} {case['say']!r}\n    wanted {case['plays']}\n    played {plays}", flush=True)
+    return {"model": model, "right": sum(a and b for a, b, _ in marks), "action": sum(a for a, _, _ in marks),
+            "of": len(marks), "wrong destructive": sum(d for _, _, d in marks),
+            "median s": round(statistics.median(seconds), 2),
             "95 % s": round(sorted(seconds)[int(len(seconds) * 0.95)], 2), "first s": round(warmed, 1)}
 
 
