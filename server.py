@@ -889,7 +889,7 @@ FRAME_CSP = ("sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inli
 HTMX_CONFIG = {
     "metaCharacter": "-", "includeIndicatorCSS": False, "history": False, "defaultSwap": "none",
     "noSwap": [204, 304, "4xx", "5xx"], "sse": {"pauseOnBackground": False},
-    "ws": {"pauseOnBackground": False, "reconnectDelay": 300, "reconnectMaxDelay": 5000}}
+    "ws": {"pauseOnBackground": False, "reconnectDelay": 300, "reconnectMaxDelay": 1500}}
 LOOKS = {"auto": "◐", "light": "☀\uFE0E", "dark": "☾", "matrix": "▦"}
 SAFE_LINK = re.compile(r"(https?://|mailto:|/app/|/file/|#)", re.I)
 
@@ -3202,7 +3202,9 @@ def _kept_upload(id: str, folder: Path) -> Path:
     folder = folder / id  # two files of one name are two files
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / (re.sub(r"[^\w. -]", "_", name).strip(". ") or "file")
-    if not kept.exists(): shutil.copyfile(path, kept)
+    if kept.exists(): return kept
+    try: os.link(path, kept)  # at once, however large
+    except OSError: shutil.copyfile(path, kept)
     return kept
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -194,6 +194,7 @@ def test_a_job_shows_its_bar_locks_its_button_and_ends(lab, browse):
     v.page.goto(lab.url + "/app/lab")
     card = v.page.locator("#step-lab-count")
     card.locator("[name=n]").fill("120")
+    card.locator("[name=gap]").fill("0.02")
     card.get_by_role("button", name="Run").click()
     expect(card.locator("button[type=submit]")).to_have_attribute("aria-busy", "true")
     expect(card.locator("progress")).to_be_visible(timeout=3000)
@@ -206,6 +207,7 @@ def test_a_job_shows_its_bar_locks_its_button_and_ends(lab, browse):
 def test_a_reload_of_the_page_finds_the_job_again_and_cancel_offers_resume(lab, browse):
     v = browse(lab, "/app/lab")
     v.page.locator("#step-lab-count [name=n]").fill("200")
+    v.page.locator("#step-lab-count [name=gap]").fill("0.02")
     v.page.locator("#step-lab-count button[type=submit]").click()
     expect(v.page.locator("#step-lab-count progress")).to_be_visible(timeout=3000)
     v.page.reload()

@@ -86,7 +86,8 @@ def test_files_come_as_path_bytes_and_table_and_stay_with_the_run(new):
 def test_no_path_of_this_machine_is_taken_for_an_upload(new):
     run = new.do("lab.later")["result"]["run"]
     (new.data / "runs" / run / "files").mkdir(parents=True, exist_ok=True)
-    for path in ("/etc/passwd", "../../../app.db", f"{new.data.resolve()}/runs/{run}/files/../../../app.db", "", "x" * 300):
+    app = new.data.resolve() / "runs" / run / "files/../../../app.db"
+    for path in ("/etc/passwd", "../../../app.db", str(app), "", "x" * 300):
         assert new.do("lab.files", path=path, data=path)["status"] in (404, 422), path
 
 
@@ -276,6 +277,24 @@ def test_listeners_and_the_model_hear_of_a_step(new):
     heard = json.loads(newest["content"])
     assert heard == {"action": "lab.total", "args": {"extra": 1}, "by": "client", "ok": True,
                      "journal": heard["journal"], "result": heard["result"]} and heard["result"]["preview"] == "2"
+
+
+def test_a_plugin_may_listen_to_its_own_steps_and_knows_when_it_is_loaded_and_stopped(new, tmp_path):
+    new.do("lab.things", items=[{"name": "a"}])
+    new.do("lab.total", extra=6)
+    wait_until = time.monotonic() + 2
+    while not (heard := new.pianola.plugins.apps["lab"].heard) or heard[-1]["preview"] != "7":
+        assert time.monotonic() < wait_until
+        time.sleep(0.01)
+
+    told = tmp_path / "told"
+    text = ('"""Hooks."""\nfrom server import Workflow, step\nclass Hooks(Workflow):\n    "x"\n'
+        '    def start(self): self.tell("start ")\n    def stop(self): self.tell("stop ")\n'
+        f'    def tell(self, word): open({str(told)!r}, "a").write(word)\n'
+        '    @step()\n    def one(self): return 1\n')
+    add_plugin(new, text, "303_hooks.py")
+    add_plugin(new, text + "# changed\n", "303_hooks.py")
+    assert told.read_text() == "start stop start "
 
 
 def test_the_model_runs_a_step_as_a_person_would(new):
