@@ -9,9 +9,10 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from server import (
-    ANSWERED, ActionButton, App, Article, Div, P, PageHead, Strong, action, calling, here, play_label, to_json)
+    ANSWERED, ActionButton, App, Article, Div, P, PageHead, Strong, Workflow, action, calling, here, play_label, to_json)
 
 PASSES, LIKELY, NEAREST, ROWS_SHOWN = 5, 12, 3, 4
+ENGINE = ("run.", "card.", "job.")  # actions on what every workflow has
 SURE = 0.5  # nearness at which a phrase is known
 POSSIBLE = 0.5  # share of the best one's nearness at which another action is possible
 LONG_AGO = dt.date(2031, 1, 1)  # the examples' today, so that they stay the same
@@ -784,9 +785,11 @@ class Memory:
 class Player:
     "What stays while the keyboard stays: the examples, their index, the front; and the passes of a turn."
 
-    def __init__(self, actions: list, samples: dict = SAMPLES, pages: dict | None = None):
+    def __init__(self, actions: list, samples: dict = SAMPLES, pages: dict | None = None, standing: list | None = None):
         self.actions, self.pool = actions, examples(actions, samples, pages)
-        self.near, self.front = Nearness(self.pool), front(actions, self.pool)
+        told = actions if standing is None else standing  # what the front tells of; the others come with their page
+        names = {a.name for a in told} | {"none"}
+        self.near, self.front = Nearness(self.pool), front(told, [e for e in self.pool if e.play["action"] in names])
         self.starts, self.destroy = openings(self.pool), destroying(self.pool, actions)
 
     async def plays(self, complete, request: str, look, memory: Memory):
@@ -891,7 +894,8 @@ class Phrases(App):
         if known != self.known:
             tables = here().tables
             samples = {t: [_sample(s) for s in a.samples] for t, a in tables.items() if a.samples}
-            self.player, self.known = Player(keys, samples, {t: a.name for t, a in tables.items()}), known
+            pages, standing = {t: a.name for t, a in tables.items()}, [k for k in keys if not self.of_workflow(k)]
+            self.player, self.known = Player(keys, samples, pages, standing), known
         return self.player
 
     async def warm(self, model) -> None:
@@ -954,7 +958,14 @@ class Phrases(App):
         "The open app's actions (without one, all tables'), the general ones, and what makes or chooses rows elsewhere"
         keys = [k for k in here().chat.piano.offered(app) if not k.name.endswith((".read", ".get"))]
         open_apps = (app, "app", "pianola") if app else ("app", "pianola", *(a.name for a in here().tables.values()))
-        return [k for k in keys if k.app in open_apps or k.name.endswith((".insert", ".select")) or k.says]
+        keys = [k for k in keys if k.app in open_apps or k.name.endswith((".insert", ".select")) or k.says]
+        if not app: return keys
+        flow = isinstance(here().apps.get(app), Workflow)
+        return [k for k in keys if not self.of_workflow(k) or k.app == app or flow and k.name.startswith(ENGINE)]
+
+    def of_workflow(self, key) -> bool:
+        "Is it a step, a list on a card, or an action on runs, cards and jobs: only where a workflow is open?"
+        return key.name.startswith(ENGINE) or isinstance(here().apps.get(key.app), Workflow)
 
     def page(self, view):
         "Phrases by what they do, each a button"
