@@ -175,8 +175,11 @@ def run_order(order: dict, link: Pipe) -> dict:
     if inspect.isgenerator(value): value = _drain(value, give("progress", link, order))
     if inspect.isasyncgen(value): value = asyncio.run(_drain_async(value, give("progress", link, order)))
     record = save_result(value, folder, order["name"])
-    if isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
-        record["rows"] = {"table": type(value[0]).__name__, "rows": [dataclasses.asdict(v) for v in value]}
+    lists = [v for v in (value.values() if isinstance(value, dict) else [value]) if isinstance(v, list)]
+    proposed = next((v for v in lists if v and dataclasses.is_dataclass(v[0])), None)
+    if proposed:
+        rows = [dataclasses.asdict(row) for row in proposed]
+        record["rows"] = {"table": type(proposed[0]).__name__, "rows": rows}
     return record
 
 @functools.cache

@@ -51,21 +51,18 @@ class Competitors(Workflow):
     @step("Topic")
     def topic(self, llm, topic: str, about_us: str = "", propose: int = 5):
         "What is compared, and with whom you compare it. The model proposes so many names; 0 if you bring your own"
-        lines = []
+        proposed = []
         if propose > 0:
             found = llm(f"Name {min(propose, 20)} competitors for: {topic}. {about_us}\nFor each: its name, its "
                         "priority from 1 (most important) to 5, and a note of at most ten words.", Proposals)
-            lines = [f"{c.name}; {min(max(c.priority, 1), 5)}; {c.note}" for c in found.competitors[:propose]]
-        return {"topic": topic, "about us": about_us, "proposals": lines}
+            proposed = [Competitor(c.name, min(max(c.priority, 1), 5), c.note) for c in found.competitors[:propose]]
+        return {"topic": topic, "about us": about_us, "proposals": proposed}
 
     @step("The list")
     def shortlist(self, topic, names: list[str] = [], file: Path = None, competitors: list[Competitor] = None):
-        """Lines `name; priority; note`, a CSV with a column `name`, the list above; if all are empty, the proposals.
-
-        To change the proposals, copy them from the card before into the lines.
-        """
+        "The list above (the model's proposals stand in it: edit them), lines `name; priority; note`, a CSV with names"
         given = [*(competitors or ()), *read_lines(names), *(read_file(file) if file else ())]
-        unique = {c.name.casefold(): c for c in reversed(given or read_lines(topic["proposals"]))}  # the first wins
+        unique = {c.name.casefold(): c for c in reversed(given or topic["proposals"])}  # the first wins
         if not unique: raise PianolaError("The list is empty.",
                                           "Type names, drop a CSV file, or let the model propose some in step 1.")
         wrong = [f"{c.name} ({c.priority})" for c in reversed(unique.values()) if not 1 <= c.priority <= 5]

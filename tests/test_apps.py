@@ -88,12 +88,14 @@ def test_a_file_without_names_is_told_with_the_columns_it_has(live):
     assert "no column `name`. Its columns are firm, rank" in error(begin(live, file=give(live, "firm,rank\na,1\n")))
 
 
-def test_the_model_proposes_and_the_proposals_are_the_list_until_there_is_another(talk):
+def test_the_model_proposes_and_its_proposals_stand_in_the_list_to_be_edited(talk):
     far, near = {"name": "Far", "priority": 4, "note": "n"}, {"name": "Near", "priority": 1, "note": ""}
     live = talk(json.dumps({"competitors": [far, near]}))
     assert live.do("competitors.topic", topic="Notebooks", propose=2)["ok"]
     assert [r["name"] for r in table(live, live.do("competitors.shortlist"))] == ["Near", "Far"]
-    assert [r["name"] for r in table(live, live.do("competitors.shortlist", names=["Mine"]))] == ["Mine"]
+    live.do("competitor.delete", id="Far")
+    listed = table(live, live.do("competitors.shortlist", names=["Mine"]))
+    assert [r["name"] for r in listed] == ["Near", "Mine"]
 
 
 def test_an_answer_that_does_not_fit_is_marked_and_the_rest_goes_on(talk):
