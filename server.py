@@ -197,12 +197,12 @@ def show_figlet(text: str, font: str = "small") -> None:
     "Print `text` in big letters on the console"
     console.print(pyfiglet.figlet_format(text, font=font).rstrip(), style="bold cyan", highlight=False, markup=False)
 
-def show_table(title: str, rows: list[dict], style: str = "") -> None:
+def show_table(title: str, rows: list[dict], style: str = "", to: rich.console.Console = console) -> None:
     "Print `rows` as a table, one column a key; under -v this is how replies and played actions appear"
     table = rich.table.Table(title=title, style=style, title_style=style or "bold", title_justify="left")
     for name in rows[0] if rows else (): table.add_column(str(name), overflow="fold")
     for row in rows: table.add_row(*(rich.text.Text(shorten(v, 300)) for v in row.values()))
-    console.print(table)
+    to.print(table)
 
 # ----------------------------------------------------------------------------------------------------------------------
 #  _____   _____ _____ ___ __  __   ___ ___  ___  __  __ ___ _____                                                figlet

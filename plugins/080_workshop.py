@@ -6,10 +6,11 @@ import re
 import sys
 from pathlib import Path
 
+from rich.console import Console
+
 from server import (
-    OWN_TABLES, ActionForm, App, Article, ConflictError, DataTable, InvalidError, Labelled, ModelError, PageHead, Provider,
-    Settings, action, here,
-    plugin_files, port_free, show_table)
+    OWN_TABLES, ActionForm, App, Article, ConflictError, DataTable, InvalidError, Labelled, ModelError, PageHead,
+    Provider, Settings, action, here, plugin_files, port_free, show_table)
 
 TEMPLATE = '''"""{title}."""
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Workshop(App):
     "What works here, each with a next step where it does not; and a new app of your own, from one file."
 
     menu = False
-    commands = {"doctor": lambda settings, words: show_table("doctor", asyncio.run(examine(settings))),
+    commands = {"doctor": lambda settings, words: print_examination(settings),
                 "new app": lambda settings,
                 words: print(f"Wrote {new_app(settings, ' '.join(words))}. Start the server and open it from the menu.")}
 
@@ -52,8 +53,13 @@ class Workshop(App):
 
     @action("workshop.new", danger="person", undo=False)
     def new(self, name: str):
-        "Write a plugin that works; it is in the menu after a restart"
+        "Write a plugin that works; it is in the menu at once"
         return {"file": str(new_app(here().settings, name))}
+
+
+def print_examination(settings: Settings) -> None:
+    "The examination on the standard output, so that it can be piped"
+    show_table("doctor", asyncio.run(examine(settings)), to=Console())
 
 
 def report(what: str, ok: bool, found: str, step: str = "") -> dict:
