@@ -249,10 +249,11 @@ def run_llama():
     p.cache_ram_mib, p.ui, p.endpoint_slots, p.verbosity, p.cors_origins = 256, False, False, -1, "null"
     if given["socket"]: p.hostnames = [given["socket"]]
     else: p.hostnames, p.port, p.api_keys = ["127.0.0.1"], 0, [given["key"]]
-    server = xllamacpp.Server(p)
-    print(server.listening_address, flush=True)
-    sys.stdin.read()
-    os._exit(0)
+    try:
+        server = xllamacpp.Server(p)
+        print(server.listening_address, flush=True)     # fails when the parent has gone meanwhile
+        sys.stdin.read()
+    finally: os._exit(0)    # at once: llama.cpp's own end waits for its threads
 
 
 async def start_llama(path: str, context: int, home: Path | None, key: str) -> tuple[asyncio.subprocess.Process, str]:
