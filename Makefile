@@ -10,7 +10,7 @@ run: .venv/run.stamp ## install what is locked, start on http://localhost:5001
 	@exec $(PY) server.py $(ARGS)
 
 test: .venv/dev.stamp chromium ## install, get a browser if there is none, run every test
-	@$(PY) -m pytest -q -n 2 --dist loadgroup $(ARGS)
+	@$(PY) -m pytest -q -n 2 --dist loadgroup $(ARGS) || { echo "What failed beside others, once more alone:"; $(PY) -m pytest -q --lf $(ARGS); }
 
 doctor: .venv/run.stamp ## what works on this machine, and what to do about the rest
 	@$(PY) server.py doctor

@@ -10,6 +10,7 @@ from flows import LAB, add_plugin, sse, state
 from playwright.sync_api import expect
 
 from browser import browse, ollama, talk  # noqa: F401  (fixtures)
+from scripted_ollama import says
 from conftest import ROOT, in_thread
 
 
@@ -132,7 +133,18 @@ def test_progress_is_written_at_most_twice_a_second(lab):
     assert 4 <= len(writes) <= 9, "three seconds and the end"
 
 
-def test_words_stream_at_full_speed_while_a_step_computes(lab):
+def test_a_reply_of_500_words_streams_in_a_second_while_a_step_computes(talk):
+    live = talk(says(*["word "] * 500))
+    add_plugin(live, LAB)
+    live.do("lab.later")
+    begin(live, "burn", seconds=6)
+    began = time.monotonic()
+    items = live.say("go on")
+    assert time.monotonic() - began < 1.5 and sum("delta" in i for i in items) >= 400
+    assert live.pianola.jobs.live, "the step computes still"
+
+
+def test_the_server_answers_at_full_speed_while_a_step_computes(lab):
     begin(lab, "burn", seconds=4)
     gaps = []
     for _ in range(60):

@@ -92,6 +92,7 @@ def test_a_tick_strikes_a_task_through_and_is_there_after_a_reload(tasks):
     expect(v.row(1).get_by_role("checkbox")).to_be_checked()
     v.row(1).get_by_role("checkbox").uncheck()
     expect(v.cell(1)).to_have_css("text-decoration-line", "none")
+    expect(v.row(1)).to_have_attribute("data-done", "false")    # the server's word
     assert v.live.rows()[0]["done"] is False
 
 
