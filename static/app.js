@@ -1,10 +1,8 @@
-// Pianola's own JavaScript: only what HTML over the wire cannot do by itself. Loaded in <head> after htmx, hx-ws and
-// Sortable, without defer, so that the split is set before the first paint. Listeners sit on `document`.
+// Only what HTML over the wire cannot do by itself. In <head>, without defer: the split stands before the first paint.
 (() => {"use strict";
 const root = document.documentElement;
-let shown, step, away, telling, grip, mark = "", recalled = 0, following = true, top = 0, fromEnd = 0, changes = [];
-const $ = (id) => document.getElementById(id);
-const all = (selector) => [...document.querySelectorAll(selector)];
+let shown, step, away, telling, grip, mark = "", recalled = 0, running = 0, following = true, top = 0, fromEnd = 0, changes = [];
+const $ = (id) => document.getElementById(id), all = (selector) => [...document.querySelectorAll(selector)];
 const on = (type, fn, capture) => document.addEventListener(type, fn, capture);
 const when = (type, selector, fn) => on(type, (e) => { const at = e.target.closest?.(selector); if (at) fn(at, e); });
 function act(name, values = {}, source = document.body) {
@@ -48,10 +46,12 @@ function arrive() {
     if (!shown) history.replaceState({app, url}, "");
     if (moved) { history.pushState({app, url}, "", url); left.scrollTop = 0; }
     if (moved && document.activeElement === document.body) left.focus({preventScroll: true});
-    const next = document.querySelector(".step[data-next]")?.id || "", free = !$("grid-right").contains(document.activeElement);
-    if (next && step !== undefined && !moved && next !== step) $(next).scrollIntoView({block: "nearest"});
-    if (next && step !== undefined && !moved && next !== step && free) $(next).focus({preventScroll: true});
-    shown = url; step = next; showTitle();
+    const next = all(".step[data-next]")[0]?.id || "", free = !$("grid-right").contains(document.activeElement);
+    const fresh = next && step !== undefined && !moved && next !== step && $(next);
+    if (fresh) { fresh.scrollIntoView({block: "nearest"}); if (free) fresh.focus({preventScroll: true}); }
+    const busy = all(".step[data-state=running]").length;
+    if (document.hidden && busy < running) mark = "● ";   // a job has ended
+    shown = url; step = next; running = busy; showTitle();
 }
 addEventListener("popstate", ({state}) => { if (state) { shown = state.url; act("app.open", {app: state.app}); } });
 addEventListener("pageshow", (e) => e.persisted && location.reload()); on("visibilitychange", () => { mark = ""; showTitle(); });
@@ -92,7 +92,6 @@ on("htmx-after-settle", ({target}) => {
     if (document.hidden && ends) { mark = "● "; showTitle(); }
 });
 on("htmx-after-process", sortables); when("animationend", ".toast", (toast) => toast.remove());
-when("click", ".toast :is(button, a)", (pressed) => pressed.closest(".toast").remove());
 // ---- The socket: it says which app is open, shows when it is away, and takes the composer's line as {"msg": text}.
 on("htmx-ws-before-connection", ({detail: {connection}}) => {
     connection.url = connection.url.replace(/(&app=[^&]*)?$/, `&app=${$("grid-left").dataset.app}`);
@@ -231,9 +230,10 @@ when("keydown", ".cell", (cell, e) => {
 const untouched = (elt) => elt.matches("input:not([type=file])") && elt.value === elt.defaultValue;
 on("change", (e) => e.target.matches(".cell") && untouched(e.target) && e.stopPropagation(), true);
 // ---- Menus close on a choice, a click elsewhere and Escape. Keys for the whole page.
-on("click", ({target}) => all(".menu[open]").forEach((menu) => {
-    menu.open = menu.contains(target) && !target.closest("a, button");
-}));
+on("click", ({target}) => {
+    for (const menu of all(".menu[open]")) menu.open = menu.contains(target) && !target.closest("a, button");
+    if (target.closest("button, a")) target.closest(".toast")?.remove();
+});
 when("keydown", ".menu[open]", (m, e) => { if (e.key === "Escape") { m.open = false; m.firstElementChild.focus(); } });
 on("keydown", (e) => {
     if ((e.ctrlKey || e.metaKey) && e.key.toLowerCase() === "k") { e.preventDefault(); openPalette(); }

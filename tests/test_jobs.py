@@ -257,3 +257,15 @@ def test_two_simulators_at_once_do_not_mix(browse, fresh):
     expect(first).to_have_attribute("data-state", "done", timeout=15_000)
     expect(first.locator(".result")).to_contain_text("41")
     expect(second.locator(".result")).to_contain_text("23")
+
+
+def test_a_job_that_ends_in_a_hidden_tab_says_so_in_the_title(browse, fresh):
+    v = browse(fresh(), "/app/stream")
+    v.page.evaluate("Object.defineProperty(document, 'hidden', {get: () => true, configurable: true})")
+    card = v.page.locator("#step-stream-second")
+    card.locator("[name=chunks]").fill("12")
+    card.get_by_role("button", name="Run").click()
+    expect(card).to_have_attribute("data-state", "running")
+    assert not v.page.title().startswith("●")
+    expect(card).to_have_attribute("data-state", "done", timeout=10_000)
+    expect(v.page).to_have_title("● Stream Simulator · Pianola")
