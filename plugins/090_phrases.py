@@ -251,8 +251,11 @@ def find_place(text: str):
     return None
 
 def _apps(text, names):
+    "The apps a text names, by name or title: where one stands inside another, the longer"
     found = [(m.span(), n) for n in names for m in re.finditer(rf"\b{re.escape(n)}\b", text, re.I)]
-    return Linked([n for _, n in found], False, [s for s, _ in found], float(len(found)))
+    whole = [(s, n) for s, n in found if not any(o != s and o[0] <= s[0] and s[1] <= o[1] for o, _ in found)]
+    once = {s: n for s, n in reversed(whole)}  # a name and a title may be the same word
+    return Linked(list(once.values()), False, list(once), float(len(once)))
 
 
 @dataclass
@@ -575,7 +578,7 @@ def _field(name, schema, action, heard, text):
         return {"anyOf": [_object({p: s}) for p, s in fields.items() if s]} if any(fields.values()) else None
     if name == "position": return {"enum": [heard.place[2] if heard.place else UNKNOWN]}
     if schema.get("format") == "date": return {"enum": [d[2] for d in heard.dates]} if heard.dates else None
-    if name == "app" and "app" in heard.rows: return {"enum": heard.rows["app"]}
+    if name == "app" and "app" in heard.rows: return {"enum": heard.linked["app"].names or heard.rows["app"]}
     if "enum" in schema: return {"enum": schema["enum"]}
     if schema.get("type") in ("integer", "number"): return said_numbers(heard.request, schema["type"])
     if name in ("card", "step"): return text
@@ -952,7 +955,8 @@ class Phrases(App):
 
     def names(self) -> dict[str, list[str]]:
         "The names of all rows in their order, and of the apps"
-        return {t: a.names() for t, a in here().tables.items()} | {"app": list(here().apps)}
+        apps = [*here().apps, *(a.title for a in here().apps.values())]  # either may be said
+        return {t: a.names() for t, a in here().tables.items()} | {"app": apps}
 
     def offered(self, app: str) -> list:
         "The open app's actions (without one, all tables'), the general ones, and what makes or chooses rows elsewhere"

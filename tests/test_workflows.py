@@ -1,6 +1,7 @@
 "Workflows: forms from signatures, results by name, runs that last, cards"
 import json
 import re
+import sys
 import threading
 import time
 
@@ -347,3 +348,13 @@ def test_a_step_at_work_ends_with_the_version_it_began_with(new):
     assert box["result"]["preview"] == '{"n": 30, "from": 0}'
     assert new.do("lab.count", n=1)["result"]["preview"] == '{"n": "new"}'
     add_plugin(new, LAB)
+
+
+@pytest.mark.parametrize("said, meant", [
+    ("open the csv studio", "CSV Studio"), ("go to competitive analysis", "Competitive Analysis"),
+    ("open the journal", "journal"), ("bring up csv", "csv")])
+def test_an_app_is_named_by_its_name_or_title_and_the_longer_wins(new, said, meant):
+    from server import current
+    current.set(new.pianola)
+    module = sys.modules[type(new.pianola.apps["phrases"]).__module__]
+    assert module.hear(said, {"app": new.pianola.apps["phrases"].names()["app"]}).linked["app"].names == [meant]
